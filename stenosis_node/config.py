@@ -1,0 +1,257 @@
+"""One settings tree from one TOML file, overridden by the environment. An unknown key is an error that names it.
+
+Environment variables are ``STENOSIS_NODE__SECTION__KEY`` (two underscores between levels), for example
+``STENOSIS_NODE__RECEIVE__PORT=11113``. They win over the file. Paths in the file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stenosis_node.errors import ConfigError
+
+ENV_PREFIX = "STENOSIS_NODE__"
+
+
+def _ae_title(value: str) -> str:
+    text = value.strip(" ")
+    if not 1 <= len(text) <= 16 or not re.fullmatch(r"[ -\[\]-~]+", text):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return text
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Receive(_Section):
+    """The C-STORE and C-ECHO provider."""
+
+    ae_title: AeTitle = "STENOSIS"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    check_called_ae_title: bool = True
+    """Refuse associations that call another AE title than ours."""
+    calling_ae_titles: tuple[AeTitle, ...] = ()
+    """Calling AE titles that may associate; empty: any."""
+    max_associations: Annotated[int, Field(ge=1, le=500)] = 50
+    max_object_mb: Annotated[int, Field(ge=1)] = 2048
+    """A larger data set is refused with 0xA700 (out of resources)."""
+    network_timeout_s: Seconds = 60
+    """An association that says nothing for this long is aborted."""
+    min_free_mb: Annotated[int, Field(ge=0)] = 500
+    """Below this much free space in the spool, instances are refused with 0xA700 before the disk is full."""
+
+
+class Jobs(_Section):
+    """The queue."""
+
+    database_url: str | None = None
+    """SQLAlchemy URL; without it SQLite in the spool. ``postgresql+psycopg://...`` for many nodes on one queue."""
+    quiet_period_s: Annotated[float, Field(ge=0)] = 180
+    """A study is complete when no new MR instance arrived for this long."""
+    ceiling_s: Seconds = 3600
+    """Counted from the first instance: after this the study is graded even if instances still arrive."""
+    lease_s: Seconds = 60
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    grade_limit_s: Seconds = 900
+    """Longest time one study may take to grade before its worker is ended and the attempt counted."""
+    retry_base_s: Seconds = 15
+    """Back-off after the first failure of a grading step; doubles each time."""
+    retry_cap_s: Seconds = 900
+
+
+class Grading(_Section):
+    """The networks."""
+
+    bundle: Path
+    """Folder of the weights bundle (manifest.json and safetensors)."""
+    bundle_digest: str | None = None
+    """sha256 of the manifest; when set, any other bundle is refused."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """``auto`` takes bf16 where the processor computes it natively."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of the grading process; 0 leaves it to torch."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+
+
+class Report(_Section):
+    """The objects sent back."""
+
+    series_number: Annotated[int, Field(ge=1)] = 9900
+    """Of the SR; the Secondary Captures get the next one."""
+    manufacturer: str = "stenosis-node project"
+    station_name: str = "STENOSIS-NODE"
+    device_uid: str | None = None
+    """UID of this installation (Device Observer UID); derived from the AE title when empty."""
+    device_serial_number: str = "1"
+
+
+class Peer(_Section):
+    """A remote AE that gets the results."""
+
+    ae_title: AeTitle
+    host: str
+    port: Port
+    calling_ae_title: AeTitle | None = None
+    """Our title towards this peer; the title of ``receive`` when empty."""
+    required: bool = True
+    """A job is DELIVERED when every required peer has everything."""
+    captures: Literal["key", "all", "overview", "none"] = "key"
+    """Which Secondary Captures this peer gets: overview and worst image per slab, every image, overview only."""
+    timeout_s: Seconds = 30
+    retry_base_s: Seconds = 30
+    """Back-off after the first failed attempt; doubles each time, with jitter."""
+    retry_cap_s: Seconds = 3600
+    max_attempts: Annotated[int, Field(ge=1)] = 20
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the peer is on this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Retention(_Section):
+    """What is deleted, and when."""
+
+    keep_ungradable: bool = False
+    """Keep bytes that can never be graded (CT, screen saves, rejected series) after the study is closed."""
+    instances_days: Annotated[float, Field(ge=0)] = 7
+    """Received instances of a finished study are deleted after this many days."""
+    documents_days: Annotated[float, Field(ge=0)] = 90
+
+
+class Safety(_Section):
+    """See docs/decisions/0002: phantom-trained grades must not reach a clinical archive by accident."""
+
+    allow_demonstration_delivery: bool = False
+    """Allow results of a demonstration bundle to be sent to a peer that is not on this machine."""
+
+
+class Config(BaseSettings):
+    """The whole configuration, frozen. Make it with :func:`load`."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    spool: Path
+    """Folder for received instances, documents and, with SQLite, the database. Must be on a local disk."""
+    grading: Grading
+    receive: Receive = Receive()
+    jobs: Jobs = Jobs()
+    report: Report = Report()
+    peers: dict[str, Peer] = Field(default_factory=dict)
+    """Name to peer; the name is what the CLI shows."""
+    retention: Retention = Retention()
+    safety: Safety = Safety()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file (which arrives as init settings)."""
+        return EnvSettingsSource(settings_cls), init_settings
+
+    @model_validator(mode="after")
+    def _names(self) -> Config:
+        for name in self.peers:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+                raise ValueError(f"peers.{name}: a peer's name has 1 to 32 letters, digits, '-' or '_'")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """URL of the job database."""
+        return self.jobs.database_url or f"sqlite:///{self.spool / 'jobs.db'}"
+
+
+def _known_env(environ: Mapping[str, str]) -> None:
+    """An environment variable of ours that names no key is an error, like an unknown key in the file."""
+    for name in environ:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        parts = name[len(ENV_PREFIX) :].lower().split("__")
+        model: type[BaseModel] | None = Config
+        for i, part in enumerate(parts):
+            if model is None or part not in model.model_fields:
+                raise ConfigError(f"{name}: no such key {'.'.join(parts[: i + 1])!r}; see docs/configuration.md")
+            if part == "peers":
+                break
+            kind = model.model_fields[part].annotation
+            model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read the configuration.
+
+    path       TOML file; None takes everything from the environment
+    overrides  nested mapping laid over the file (for the demo and tests)
+    raises     ConfigError, one line per fault, each naming its key
+    """
+    tree: dict[str, Any] = {}
+    base = Path.cwd()
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; make one with 'stenosis-node init'") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        base = path.resolve().parent
+    for key, value in (overrides or {}).items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            tree[key].update(value)
+        else:
+            tree[key] = value
+    _known_env(os.environ)
+    try:
+        config = Config(**tree)
+    except ValidationError as error:
+        where = str(path) if path is not None else "environment"
+        lines = [f"{where}: {_sentence(e)}" for e in error.errors(include_url=False, include_input=False)]
+        raise ConfigError("\n".join(lines)) from error
+    return config.model_copy(
+        update={
+            "spool": base / config.spool.expanduser(),
+            "grading": config.grading.model_copy(update={"bundle": base / config.grading.bundle.expanduser()}),
+        }
+    )
+
+
+def _sentence(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "configuration"
+    match error["type"]:
+        case "missing":
+            return f"{key}: this key is required"
+        case "extra_forbidden":
+            return f"{key}: unknown key"
+        case _:
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""Trains, evaluates and exports the three networks of stenosis-node. Imports the node, never the reverse."""
