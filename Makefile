@@ -58,7 +58,7 @@ sample: $(STAMP)
 
 lock: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--no-emit-find-links --upgrade --all-extras --group dev --quiet --output-file requirements/lock.txt pyproject.toml
+		--no-emit-find-links --upgrade --group dev --quiet --output-file requirements/lock.txt pyproject.toml
 	echo uv | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --no-annotate --upgrade --quiet --output-file requirements/bootstrap.txt -
 
