@@ -1,0 +1,313 @@
+"""One phantom slice with its truth: :func:`draw_slice`, and the steps a patient's slices are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stenosis_node.domain import Grade, PixelBox
+from training.phantom import absent
+from training.phantom.acquisition import acquire, sample_scanner
+from training.phantom.anatomy import LEVELS, Build, Canal, plan_canal, sample_build
+from training.phantom.canvas import Blob, Canvas, Pose, ellipse
+from training.phantom.fields import F32, Shape
+from training.phantom.sac import paint_canal
+from training.phantom.tissue import Tissues, sample_tissues
+from training.phantom.trunk import Place, paint_skin, paint_trunk
+from training.phantom.vertebra import paint_iliac_wings, paint_vertebra
+from training.phantom.words import OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
+
+FIELD_OF_VIEW_MM = (105.0, 310.0)
+"""Log-uniform: real sites range that widely, and it was the largest single gain of a detector on real images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Independent generators, so that one part of a slice can be shared with its neighbours and another redrawn."""
+
+    trunk: np.random.Generator
+    bone: np.random.Generator
+    canal: np.random.Generator
+    content: np.random.Generator
+
+    @staticmethod
+    def of(rng: np.random.Generator) -> Streams:
+        return Streams(*rng.spawn(4))
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Painted tissue before the scanner."""
+
+    water: F32
+    fat: F32
+    sac: F32
+    """Coverage of the dural sac, 0 to 1."""
+
+
+def paint_maps(
+    streams: Streams,
+    *,
+    shape: Shape,
+    spacing_mm: float,
+    pose: Pose,
+    build: Build,
+    canal: Canal,
+    tissues: Tissues,
+    height_mm: float = 0.0,
+    reason: OtherReason | None = None,
+    warp_mm: float | None = None,
+) -> Maps:
+    """Paint one axial slice with a canal."""
+    trunk = streams.trunk
+    warp = trunk.uniform(0.5, 2.2) if warp_mm is None else warp_mm
+    bend = trunk.uniform(6, 16) if reason is OtherReason.DEFORMITY else 0.0
+    canvas = Canvas(shape, spacing_mm, pose, warp_mm=warp, bend_mm=bend, rng=trunk)
+    sizes = LEVELS[canal.level]
+    depth = sizes.body_half_depth * build.scale
+    gap = streams.bone.uniform(0.5, 2.0)
+    place = Place(-(canal.front + gap + depth), depth, height_mm)
+    paint_trunk(canvas, trunk, build=build, canal=canal, place=place, tissues=tissues)
+    if canal.level == "L5" and trunk.random() < 0.5:
+        paint_iliac_wings(canvas, trunk, build, place, tissues)
+    paint_vertebra(canvas, streams.bone, build=build, canal=canal, place=place, tissues=tissues)
+    sac = paint_canal(canvas, streams.content, canal=canal, tissues=tissues)
+    if reason is OtherReason.POST_OP:
+        _paint_cavity(canvas, streams.content, canal, tissues)
+    if reason is OtherReason.SCREWS:
+        _paint_screws(canvas, streams.content, canal, place)
+    paint_skin(canvas, trunk, build=build, canal=canal, place=place, tissues=tissues)
+    return Maps(canvas.water, canvas.fat, sac)
+
+
+def draw_slice(
+    rng: np.random.Generator,
+    *,
+    content: SliceContent | str | None = None,
+    grade: Grade | str | None = None,
+    subgrade: Subgrade | str | None = None,
+    level: str | None = None,
+    kind: SliceKind | str | None = None,
+    reason: OtherReason | str | None = None,
+    fov_mm: float | None = None,
+    matrix: int | Shape = 256,
+    wildness: float | None = None,
+    fat_suppressed: bool | None = None,
+    clean: bool = False,
+    centred: bool = False,
+) -> PhantomSlice:
+    """Draw one slice; whatever is not given is drawn at random.
+
+    ``kind`` may name a slice without a canal (``caudal``, ``soft-tissue``, ``sagittal``, ``noise``): the content is
+    then ``other`` and the box None. ``fov_mm`` is the width; ``matrix`` a square size or (rows, columns).
+    ``wildness`` (0 to 1) is how far contrasts leave physics, by default 0 for half of the slices. ``clean`` keeps
+    artefacts rare; ``centred`` keeps the canal near the middle. Raises ValueError for contradictory wishes.
+    """
+    kind = None if kind is None else SliceKind(kind)
+    content = _sample_content(rng, content, grade or subgrade, kind, reason)
+    shape = (matrix, matrix) if isinstance(matrix, int) else matrix
+    low, high = FIELD_OF_VIEW_MM
+    fov = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if fov_mm is None else fov_mm
+    spacing = fov / shape[1]
+    wild = (rng.uniform(0, 1) ** 2 if rng.random() < 0.45 else 0.0) if wildness is None else wildness
+    suppressed = bool(wild > 0 and rng.random() < 0.2) if fat_suppressed is None else fat_suppressed
+    tissues = sample_tissues(rng, wildness=wild, fat_suppressed=suppressed)
+    build = sample_build(rng)
+    if content is SliceContent.OTHER and kind is None and reason is None and rng.random() < 0.5:
+        kind = SliceKind(rng.choice(["caudal", "soft-tissue", "sagittal", "noise"], p=[0.4, 0.3, 0.2, 0.1]))
+    if kind is not None and not kind.has_canal:
+        return _draw_absent(rng, kind, shape, spacing, build, tissues, clean=clean)
+    why = None
+    if content is SliceContent.OTHER:
+        why = OtherReason(reason or rng.choice(list(OtherReason)))
+    letter, looks = _sample_grade(rng, content, grade, subgrade)
+    level = level or _sample_level(rng, content, letter)
+    kind = kind or _sample_kind(rng, level, letter)
+    fullness = _sample_fullness(rng, level)
+    streams = Streams.of(rng)
+    canal = plan_canal(
+        streams.canal,
+        build=build,
+        level=level,
+        kind=kind,
+        content=content,
+        grade=letter,
+        subgrade=looks,
+        cord_fullness=fullness,
+    )
+    pose = _sample_pose(rng, shape, spacing, canal, centred=centred)
+    maps = paint_maps(
+        streams, shape=shape, spacing_mm=spacing, pose=pose, build=build, canal=canal, tissues=tissues,
+        height_mm=rng.uniform(-150, 150), reason=why,
+    )  # fmt: skip
+    poor = why is OtherReason.QUALITY
+    scanner = sample_scanner(rng, shape, poor=poor, clean=clean)
+    pixels = acquire(
+        scanner,
+        rng,
+        maps.water,
+        maps.fat,
+        canal=_centre(maps.sac),
+        motion_px=_sample_motion(rng, poor=poor, clean=clean),
+        crosstalk=_sample_crosstalk(rng, clean=clean),
+    )
+    return PhantomSlice(
+        pixels=pixels,
+        spacing_mm=(spacing, spacing),
+        box=sac_box(maps.sac),
+        sac=maps.sac > 0.5,
+        content=content,
+        grade=letter,
+        subgrade=looks,
+        level=level,
+        kind=kind,
+        reason=why,
+        ambiguous=content is SliceContent.CORD and fullness < 0.15,
+        fat_suppressed=tissues.fat_suppressed,
+    )
+
+
+def sac_box(sac: F32) -> PixelBox:
+    """Bounds, in pixel edges, of the pixels more than half inside the sac."""
+    rows, cols = np.flatnonzero((sac > 0.5).any(axis=1)), np.flatnonzero((sac > 0.5).any(axis=0))
+    return PixelBox(float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
+
+
+def _centre(sac: F32) -> tuple[int, int]:
+    x, y = sac_box(sac).center
+    return int(y), int(x)
+
+
+def _sample_content(
+    rng: np.random.Generator,
+    content: SliceContent | str | None,
+    grade: Grade | Subgrade | str | None,
+    kind: SliceKind | None,
+    reason: OtherReason | str | None,
+) -> SliceContent:
+    implied = SliceContent.OTHER if (kind is not None and not kind.has_canal) or reason is not None else None
+    if grade is not None and implied is None:
+        implied = SliceContent.ROOTLET
+    if content is None:
+        drawn = implied or SliceContent(rng.choice(["rootlet", "cord", "other"], p=[0.66, 0.22, 0.12]))
+    else:
+        drawn = SliceContent(content)
+    if (implied and drawn is not implied) or (grade is not None and drawn is not SliceContent.ROOTLET):
+        raise ValueError(f"content {drawn} does not go with grade {grade}, kind {kind}, reason {reason}")
+    return drawn
+
+
+def _sample_grade(
+    rng: np.random.Generator, content: SliceContent, grade: Grade | str | None, subgrade: Subgrade | str | None
+) -> tuple[Grade | None, Subgrade | None]:
+    if content is not SliceContent.ROOTLET:
+        return None, None
+    if grade is None:
+        grade = Grade.A if subgrade is not None else rng.choice(["A", "B", "C", "D"], p=[0.5, 0.2, 0.16, 0.14])
+    letter = Grade(grade)
+    if letter is not Grade.A:
+        return letter, None
+    return letter, Subgrade(subgrade or rng.choice(["A1", "A2", "A3", "A4"], p=[0.45, 0.22, 0.22, 0.11]))
+
+
+def _sample_level(rng: np.random.Generator, content: SliceContent, grade: Grade | None) -> str:
+    if content is SliceContent.CORD:
+        return str(rng.choice(["T11", "T12", "L1"], p=[0.2, 0.45, 0.35]))
+    sacral = 0.1 if grade in (None, Grade.A) else 0.0
+    p = np.array([0.08, 0.17, 0.21, 0.24, 0.20, sacral])
+    return str(rng.choice(["L1", "L2", "L3", "L4", "L5", "S1"], p=p / p.sum()))
+
+
+def _sample_kind(rng: np.random.Generator, level: str, grade: Grade | None) -> SliceKind:
+    if level == "S1":
+        return SliceKind.SACRUM
+    p = [0.5, 0.25, 0.25] if grade in (None, Grade.A) else [0.8, 0.2, 0.0]
+    return SliceKind(rng.choice(["disc", "foramen", "pedicle"], p=p))
+
+
+def _sample_fullness(rng: np.random.Generator, level: str) -> float:
+    low, high = {"L1": (0.0, 1.0), "T12": (0.55, 1.0)}.get(level, (0.9, 1.0))
+    return float(rng.uniform(low, high))
+
+
+def _sample_pose(rng: np.random.Generator, shape: Shape, spacing: float, canal: Canal, *, centred: bool) -> Pose:
+    """Usually a little behind the middle; in one slice of four anywhere that keeps the sac on the image."""
+    reach = float(canal.sac.max()) + 9
+    room_x, room_y = (max(0.0, n * spacing / 2 - reach) for n in (shape[1], shape[0]))
+    if not centred and rng.random() < 0.25:
+        x, y = rng.uniform(-room_x, room_x), rng.uniform(-room_y, room_y)
+    else:
+        tight = 0.4 if centred else 1.0
+        x, y = rng.normal(0, 6 * tight), rng.normal(8, 12 * tight)
+    return Pose(
+        float(np.clip(x, -room_x, room_x)),
+        float(np.clip(y, -room_y, room_y)),
+        rotation=float(rng.normal(0, 0.06)),
+        shear=float(rng.normal(0, 0.03)),
+    )
+
+
+def _sample_motion(rng: np.random.Generator, *, poor: bool, clean: bool) -> float:
+    if poor:
+        return float(rng.uniform(1.5, 5))
+    return float(rng.uniform(0.5, 2.5)) if rng.random() < (0.03 if clean else 0.12) else 0.0
+
+
+def _sample_crosstalk(rng: np.random.Generator, *, clean: bool) -> tuple[float, float, float] | None:
+    if rng.random() >= (0.03 if clean else 0.12):
+        return None
+    return float(rng.uniform(0.2, 0.95)), float(rng.uniform(0.3, 0.8)), float(rng.uniform(0.04, 0.12))
+
+
+def _paint_cavity(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues) -> None:
+    """Laminectomy: the arch is gone, a scar or seroma fills its place."""
+    radii = ellipse(rng.uniform(10, 20), rng.uniform(9, 20), lobes=((3, 0.1, 1.0),))
+    figure = Blob(rng.normal(0, 4), canal.back + 3 + float(radii.max()) * 0.8, radii)
+    canvas.paint(canvas.patch(figure), (rng.uniform(0.1, 0.9), tissues.fat * 0.07), texture=3, soft=4)
+
+
+def _paint_screws(canvas: Canvas, rng: np.random.Generator, canal: Canal, place: Place) -> None:
+    """Signal voids of pedicle screws with a bright, one-sided rim."""
+    for side in (-1, 1):
+        x, y = side * (canal.half_width + 6) + rng.normal(0, 2), rng.uniform(-12, 6)
+        radius = rng.uniform(6, 12)
+        shape = ellipse(radius * rng.uniform(0.9, 1.5), radius, lobes=((2, 0.15, rng.uniform(0, 3)),))
+        patch = canvas.patch(Blob(x, y, shape))
+        if not patch.distance.size:
+            continue
+        rim = np.exp(-(((patch.distance - 0.8) / 1.3) ** 2)) * np.clip(
+            np.sin(np.arctan2(canvas.y[patch.window] - y, canvas.x[patch.window] - x) * 2 + 1) + 0.2, 0, 1
+        )
+        canvas.paint(patch, (0.0, 0.0), soft=3)
+        canvas.water[patch.window] += (rng.uniform(0.3, 1.0) * rim).astype(np.float32)
+
+
+def _draw_absent(
+    rng: np.random.Generator,
+    kind: SliceKind,
+    shape: Shape,
+    spacing: float,
+    build: Build,
+    tissues: Tissues,
+    *,
+    clean: bool,
+) -> PhantomSlice:
+    pose = Pose(rng.normal(0, 12), rng.normal(10, 14), rotation=rng.normal(0, 0.08))
+    canvas = Canvas(shape, spacing, pose, warp_mm=rng.uniform(0.8, 2.6), bend_mm=0.0, rng=rng)
+    match kind:
+        case SliceKind.CAUDAL:
+            absent.paint_caudal(canvas, rng, build, tissues)
+        case SliceKind.SOFT_TISSUE:
+            absent.paint_soft_tissue(canvas, rng, build, tissues)
+        case SliceKind.SAGITTAL:
+            absent.paint_sagittal(canvas, rng, build, tissues)
+        case _:
+            absent.paint_noise(canvas, rng)
+    scanner = sample_scanner(rng, shape, clean=clean)
+    pixels: npt.NDArray[np.uint16] = acquire(scanner, rng, canvas.water, canvas.fat, canal=None)
+    return PhantomSlice(
+        pixels=pixels, spacing_mm=(spacing, spacing), box=None, sac=None, content=SliceContent.OTHER, grade=None,
+        subgrade=None, level=None, kind=kind, fat_suppressed=tissues.fat_suppressed,
+    )  # fmt: skip

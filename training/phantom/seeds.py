@@ -1,0 +1,27 @@
+"""Which seeds belong to what, so that no phantom is in two sets. Frozen: changing a range changes history.
+
+Training may take its phantoms from any seed outside the reserved ones. A set is named by (seed range, generator version).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TRAINING_SEEDS: Final = range(800_000)
+"""For patients and slices that networks are trained or tuned on."""
+
+TEST_SEEDS: Final = range(900_000, 910_000)
+"""Patients of the held-out test set."""
+
+SHIFTED_TEST_SEEDS: Final = range(910_000, 920_000)
+"""Patients of the test set that is shifted in contrast, field of view and vendor."""
+
+SAMPLE_SEED: Final = 20_250_101
+"""The patient in ``sample_series/``."""
+
+RESERVED_SEEDS: Final = (TEST_SEEDS, SHIFTED_TEST_SEEDS, range(SAMPLE_SEED, SAMPLE_SEED + 1))
+
+
+def may_train_on(seed: int) -> bool:
+    """Whether a phantom of this seed may be shown to a network in training."""
+    return not any(seed in reserved for reserved in RESERVED_SEEDS)
