@@ -16,7 +16,7 @@ def paint_caudal(canvas: Canvas, rng: np.random.Generator, build: Build, tissues
     canvas.water += 0.04
     canvas.fat += t.fat * (1 + 0.05 * smooth_field(rng, canvas.shape, 9))
     for side in (-1, 1):
-        gluteus = Blob(side * rng.uniform(80, 95), rng.uniform(5, 25), ellipse(48, 40, power=2.3, tilt=side * 0.5))
+        gluteus = Blob(side * rng.uniform(58, 84), rng.uniform(10, 26), ellipse(50, 26, power=2.3, tilt=side * -0.45))
         canvas.paint(canvas.patch(gluteus), (t.muscle, 0.01), soft=2, texture=1.5)
         for _ in range(6):
             x = side * rng.uniform(50, 130)
@@ -26,6 +26,10 @@ def paint_caudal(canvas: Canvas, rng: np.random.Generator, build: Build, tissues
         patch = canvas.patch(ilium)
         canvas.paint(patch, (t.cortex, 0))
         canvas.paint(patch, t.marrow_signal, inset=1.4, texture=2)
+        piriformis = Rod((side * 34, -rng.uniform(8, 14)), (side * 84, -rng.uniform(2, 12)), 7, 9)
+        canvas.paint(canvas.patch(piriformis), (t.muscle, 0.02), soft=2, texture=1.5)
+        iliacus = Blob(side * rng.uniform(66, 88), -rng.uniform(40, 70), ellipse(20, 30, tilt=side * 0.4))
+        canvas.paint(canvas.patch(iliacus), (t.muscle, 0.02), soft=2, texture=1.5)
     size = rng.uniform(0.25, 1.0)
     bone: list[Figure] = [Blob(0, 0, ellipse(38 * size * s, 13 * max(size, 0.5), power=2.4, lobes=((2, 0.1, 0.0),)))]
     bone.append(Rod((0, 4), (0, rng.uniform(8, 16) * size + 4), 4, 3))

@@ -92,6 +92,7 @@ class Canal:
     grade: Grade | None
     subgrade: Subgrade | None
     level: str
+    sizes: LevelSizes
     kind: SliceKind
     narrowing: float
     """0 open to 1 extreme: drives joints, flavum, disc."""
@@ -108,6 +109,8 @@ class Canal:
     disc_bulge: float
     herniation: tuple[float, float, float] | None
     """(relative height, angle, width) of a focal bulge of the disc contour."""
+    gap_mm: float
+    """Between the vertebral body and the sac."""
     cord_fullness: float
     """1 at the lumbar enlargement, 0 at the tip; only for cord slices."""
 
@@ -136,15 +139,19 @@ def plan_canal(
     grade: Grade | None,
     subgrade: Subgrade | None,
     cord_fullness: float = 1.0,
+    sizes: LevelSizes | None = None,
 ) -> Canal:
-    """Draw the shapes of one canal. The same generator state with another grade gives the same patient, worse."""
-    sizes = LEVELS[level]
+    """Draw the shapes of one canal. The same generator state with another grade gives the same patient, worse.
+
+    ``sizes`` are by default those of ``level``; a patient's slices interpolate between levels.
+    """
+    sizes = sizes or LEVELS[level]
     # a slice that is 'other' has some anatomy too, and no grade to show for it
     looks = grade or (
         Grade.A if content is SliceContent.CORD else Grade(rng.choice(list(Grade), p=[0.6, 0.2, 0.1, 0.1]))
     )
     narrowing = _NARROWING[looks]
-    u = rng.uniform(0, 1, 16)
+    u = rng.uniform(0, 1, 17)
     area, ap_over_width = _sac_size(rng, sizes, build, content, looks, kind, u)
     trefoil = -0.01 + 0.06 * u[2] + narrowing * (0.02 + 0.14 * u[3])
     flattening = 0.10 * u[4] + narrowing * 0.16 * u[5]
@@ -172,6 +179,7 @@ def plan_canal(
         grade=grade,
         subgrade=subgrade,
         level=level,
+        sizes=sizes,
         kind=kind,
         narrowing=narrowing,
         sac=sac,
@@ -183,6 +191,7 @@ def plan_canal(
         joint_growth=1 + 0.32 * narrowing + 0.14 * (2 * u[14] - 1) + 0.15 * build.age,
         disc_bulge=(0.02 + 0.10 * u[15]) if narrowing == 0 else (-0.08 + 0.12 * u[15]),
         herniation=(rng.uniform(0.05, 0.16), np.pi / 2 + rng.normal(0, 0.35), 0.22) if herniated else None,
+        gap_mm=0.5 + 1.5 * u[16],
         cord_fullness=cord_fullness,
     )
 

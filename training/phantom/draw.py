@@ -10,13 +10,13 @@ import numpy.typing as npt
 from stenosis_node.domain import Grade, PixelBox
 from training.phantom import absent
 from training.phantom.acquisition import acquire, sample_scanner
-from training.phantom.anatomy import LEVELS, Build, Canal, plan_canal, sample_build
+from training.phantom.anatomy import Build, Canal, plan_canal, sample_build
 from training.phantom.canvas import Blob, Canvas, Pose, ellipse
 from training.phantom.fields import F32, Shape
 from training.phantom.sac import paint_canal
 from training.phantom.tissue import Tissues, sample_tissues
 from training.phantom.trunk import Place, paint_skin, paint_trunk
-from training.phantom.vertebra import paint_iliac_wings, paint_vertebra
+from training.phantom.vertebra import paint_vertebra
 from training.phantom.words import OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
 
 FIELD_OF_VIEW_MM = (105.0, 310.0)
@@ -65,13 +65,9 @@ def paint_maps(
     warp = trunk.uniform(0.5, 2.2) if warp_mm is None else warp_mm
     bend = trunk.uniform(6, 16) if reason is OtherReason.DEFORMITY else 0.0
     canvas = Canvas(shape, spacing_mm, pose, warp_mm=warp, bend_mm=bend, rng=trunk)
-    sizes = LEVELS[canal.level]
-    depth = sizes.body_half_depth * build.scale
-    gap = streams.bone.uniform(0.5, 2.0)
-    place = Place(-(canal.front + gap + depth), depth, height_mm)
+    depth = canal.sizes.body_half_depth * build.scale
+    place = Place(-(canal.front + canal.gap_mm + depth), depth, height_mm)
     paint_trunk(canvas, trunk, build=build, canal=canal, place=place, tissues=tissues)
-    if canal.level == "L5" and trunk.random() < 0.5:
-        paint_iliac_wings(canvas, trunk, build, place, tissues)
     paint_vertebra(canvas, streams.bone, build=build, canal=canal, place=place, tissues=tissues)
     sac = paint_canal(canvas, streams.content, canal=canal, tissues=tissues)
     if reason is OtherReason.POST_OP:

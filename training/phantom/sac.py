@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stenosis_node.domain import Grade
-from training.phantom.anatomy import LEVELS, Canal
+from training.phantom.anatomy import Canal
 from training.phantom.canvas import Blob, Canvas, Patch, Rod, coverage, ellipse
 from training.phantom.fields import F32, smooth_field
 from training.phantom.tissue import Tissues
@@ -82,7 +82,7 @@ def _paint_roots(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues
         wanted, apart = int(area / (np.pi * (radius * 1.28) ** 2)), 1.6 * radius
     else:
         share, spacing = _LAYER[layout]
-        wanted, apart = int(LEVELS[canal.level].roots * share), spacing * radius
+        wanted, apart = int(canal.sizes.roots * share), spacing * radius
     places = _scatter(rng, canal, layout, max(5, wanted), apart)
     x, y = canvas.x[patch.window], canvas.y[patch.window]
     strength = rng.uniform(0.8, 1.0) if grade_b else rng.uniform(0.55, 0.95)
@@ -160,7 +160,7 @@ def _paint_cord(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues:
     half_width = (5.0 + 4.6 * full) / 2 * rng.uniform(0.9, 1.08)
     half_depth = (4.2 + 3.4 * full) / 2 * rng.uniform(0.9, 1.08)
     y = rng.normal(0.12, 0.12) * back + (1 - full) * back * 0.25
-    places = _scatter(rng, canal, "around the cord", int(LEVELS[canal.level].roots * rng.uniform(0.5, 1)), 1.1)
+    places = _scatter(rng, canal, "around the cord", int(canal.sizes.roots * rng.uniform(0.5, 1)), 1.1)
     gx, gy = canvas.x[patch.window], canvas.y[patch.window]
     alpha = _dots(rng, canvas, gx, gy, places, rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.95))
     alpha *= coverage(patch.distance, canvas.spacing_mm, 0.1)

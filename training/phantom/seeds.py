@@ -1,6 +1,7 @@
 """Which seeds belong to what, so that no phantom is in two sets. Frozen: changing a range changes history.
 
-Training may take its phantoms from any seed outside the reserved ones. A set is named by (seed range, generator version).
+A set is named by its seed range and the generator version. Training on slices drawn on the fly may use any seed
+that :func:`may_train_on` allows.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 TRAINING_SEEDS: Final = range(800_000)
-"""For patients and slices that networks are trained or tuned on."""
+"""Patients that networks are trained or tuned on."""
 
 TEST_SEEDS: Final = range(900_000, 910_000)
 """Patients of the held-out test set."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.phantom.anatomy import LEVELS, Build, Canal
+from training.phantom.anatomy import Build, Canal
 from training.phantom.canvas import Blob, Canvas, Figure, Patch, Rod, coverage, ellipse
 from training.phantom.fields import F32, ridges, smooth_field
 from training.phantom.tissue import Tissues
@@ -27,14 +27,20 @@ class Place:
 def paint_trunk(
     canvas: Canvas, rng: np.random.Generator, *, build: Build, canal: Canal, place: Place, tissues: Tissues
 ) -> None:
-    """Paint from back to front; bones and canal come after."""
-    _paint_fat(canvas, rng, tissues)
-    _paint_wall(canvas, rng, build, place, tissues)
-    _paint_bowel(canvas, rng, place, tissues)
+    """Paint from back to front; bones and canal come after.
+
+    Each part has its own stream: what one level shows and another does not leaves the other parts as they were.
+    """
+    fat, wall, bowel, kidneys, vessels, muscles, wings = rng.spawn(7)
+    _paint_fat(canvas, fat, tissues)
+    _paint_wall(canvas, wall, build, place, tissues)
+    _paint_bowel(canvas, bowel, place, tissues)
     if canal.level in _UPPER:
-        _paint_kidneys(canvas, rng, place, tissues)
-    _paint_vessels(canvas, rng, canal.level, place, tissues)
-    _paint_muscles(canvas, rng, build, canal, place, tissues)
+        _paint_kidneys(canvas, kidneys, place, tissues)
+    _paint_vessels(canvas, vessels, canal.level, place, tissues)
+    _paint_muscles(canvas, muscles, build, canal, place, tissues)
+    if canal.level == "L5" and wings.random() < 0.5:
+        _paint_iliac_wings(canvas, wings, build, place, tissues)
 
 
 def _paint_fat(canvas: Canvas, rng: np.random.Generator, tissues: Tissues) -> None:
@@ -118,7 +124,7 @@ def _paint_muscles(
     place: Place,
     tissues: Tissues,
 ) -> None:
-    sizes = LEVELS[canal.level]
+    sizes = canal.sizes
     half_width = sizes.body_half_width * build.scale
     streaks = _fat_streaks(canvas, rng, build)
     es, back = sizes.erector, canal.back
@@ -168,8 +174,8 @@ def _fat_streaks(canvas: Canvas, rng: np.random.Generator, build: Build) -> F32:
     """How much of each muscle pixel is fat: lines between fascicles, more of them medially and with age."""
     shape = canvas.shape
     width_mm = shape[1] * canvas.spacing_mm
-    tall, wide = width_mm * shape[0] / shape[1] / 9, width_mm / 4.5
-    lines = np.maximum(ridges(rng, shape, (tall, wide), 0.24), ridges(rng, shape, (2.2 * tall, 1.9 * wide), 0.3) * 0.7)
+    tall, wide = width_mm * shape[0] / shape[1] / 14, width_mm / 4.2
+    lines = np.maximum(ridges(rng, shape, (tall, wide), 0.24), ridges(rng, shape, (1.8 * tall, 1.7 * wide), 0.3) * 0.7)
     density = 0.35 + 0.35 * smooth_field(rng, shape, width_mm / 28) + 0.55 * build.infiltration
     density *= np.clip(1.25 - np.abs(canvas.x) * (1 / 70), 0.25, 1.2)
     patchy = np.clip((smooth_field(rng, shape, width_mm / 7) - 2.3 + 1.9 * build.infiltration) * 0.8, 0, 0.7)
@@ -201,6 +207,16 @@ def _paint_septa(
         patch = canvas.union([Rod(start, bend, w0, w1), Rod(bend, end, w1, w2)])
         ragged = Patch(patch.window, patch.distance + 0.5 * (canvas.texture[patch.window] - 1) / 0.07)
         canvas.paint(ragged, (0.06, tissues.fat * rng.uniform(0.5, 0.95)), soft=2)
+
+
+def _paint_iliac_wings(canvas: Canvas, rng: np.random.Generator, build: Build, place: Place, tissues: Tissues) -> None:
+    """At L5 the crests may already be on the slice."""
+    for side in (-1, 1):
+        s = build.scale * rng.uniform(0.95, 1.05)
+        wing = Rod((side * 64 * s, place.body_y + 6), (side * 84 * s, place.body_y + 36), 5 * s, 8 * s)
+        patch = canvas.patch(wing)
+        canvas.paint(patch, (tissues.cortex, 0), soft=1.3)
+        canvas.paint(patch, tissues.marrow_signal, inset=1.4 * build.cortex, texture=1.8, soft=1.6)
 
 
 def paint_skin(

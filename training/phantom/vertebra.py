@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.phantom.anatomy import LEVELS, Build, Canal
+from training.phantom.anatomy import Build, Canal
 from training.phantom.canvas import ANGLES, Blob, Canvas, Figure, Patch, Rod, bump, ellipse, radius_at
 from training.phantom.fields import smooth_field
 from training.phantom.tissue import Tissues
@@ -42,7 +42,7 @@ class _Painter:
         self.canvas.paint(patch, marrow, inset=cortex * self.cortex, texture=1.8, soft=1.6)
 
     def body(self) -> None:
-        sizes, rng, t = LEVELS[self.canal.level], self.rng, self.tissues
+        sizes, rng, t = self.canal.sizes, self.rng, self.tissues
         a, b = sizes.body_half_width * self.scale, sizes.body_half_depth * self.scale
         lobes = (
             (2, 0.02 * rng.standard_normal(), rng.uniform(0, 3)),
@@ -193,13 +193,3 @@ class _Painter:
             x, fy = side * (w + 3), y + b + 4
             canvas.paint(canvas.patch(Blob(x, fy, ellipse(5.5, 4.5))), (0.05, t.fat))
             canvas.paint(canvas.patch(Blob(x, fy, ellipse(2.7, 2.2))), (t.root, 0.05))
-
-
-def paint_iliac_wings(canvas: Canvas, rng: np.random.Generator, build: Build, place: Place, tissues: Tissues) -> None:
-    """At L5 the crests may already be on the slice."""
-    for side in (-1, 1):
-        s = build.scale * rng.uniform(0.95, 1.05)
-        wing = Rod((side * 64 * s, place.body_y + 6), (side * 84 * s, place.body_y + 36), 5 * s, 8 * s)
-        patch = canvas.patch(wing)
-        canvas.paint(patch, (tissues.cortex, 0), soft=1.3)
-        canvas.paint(patch, tissues.marrow_signal, inset=1.4 * build.cortex, texture=1.8, soft=1.6)
