@@ -1,0 +1,7 @@
+"""Findings become documents: one Structured Report and Secondary Captures per study, proven before they leave."""
+
+from stenosis_node.report.compose import compose
+from stenosis_node.report.gate import check
+from stenosis_node.report.identity import Predecessor, ReportContext, content_key
+
+__all__ = ["Predecessor", "ReportContext", "check", "compose", "content_key"]

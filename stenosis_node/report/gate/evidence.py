@@ -1,0 +1,161 @@
+"""What the rules compare a document with: the findings, the images, and the source header read once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from stenosis_node.domain import (
+    SEVERITY,
+    AxialSeries,
+    AxialSlice,
+    Document,
+    DocumentKind,
+    Grade,
+    GradedSlice,
+    SliceFinding,
+    StudyFindings,
+)
+from stenosis_node.errors import PermanentError
+from stenosis_node.report import readback
+from stenosis_node.report.readback import Item, Ref
+
+Place = tuple[str, int | None]
+"""(SOP Instance UID, frame number): one slice."""
+
+
+class Fault(NamedTuple):
+    """A broken rule: its name, and what is wrong where."""
+
+    rule: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A document with what was read back from it."""
+
+    document: Document
+    ds: Dataset
+    root: Item
+    content: bytes
+    """The encoded content tree of an SR."""
+    alternative: bool
+
+    @staticmethod
+    def of(document: Document, *, alternative: bool) -> Opened:
+        """Read a document back."""
+        ds = readback.read(document)
+        content = readback.encoded(ds, "ContentSequence")
+        root = readback.tree(ds if document.kind is DocumentKind.SR and not alternative else Dataset())
+        return Opened(document, ds, root, content, alternative)
+
+    @property
+    def is_report(self) -> bool:
+        """Whether it is an SR."""
+        return self.document.kind is DocumentKind.SR
+
+    @property
+    def name(self) -> str:
+        """For sentences."""
+        return f"{self.document.kind} {self.document.sop_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Findings and images, indexed by slice."""
+
+    study: StudyFindings
+    findings: dict[Place, SliceFinding]
+    slices: dict[Place, AxialSlice]
+    sizes: dict[str, tuple[int, int]]
+    """SOP Instance UID to (rows, columns), from the received file."""
+    lossy: frozenset[str]
+    """SOP Instance UIDs of sources that were lossily compressed."""
+    series_of: dict[str, str]
+    """SOP Instance UID to Series Instance UID."""
+    patient: dict[str, tuple[bytes, str]]
+    """Keyword to (bytes as received, text as pydicom decodes it) of the first source."""
+
+    @staticmethod
+    def gather(findings: StudyFindings, series: Sequence[AxialSeries]) -> Evidence:
+        """Index the evidence. Raises PermanentError when a received file is gone."""
+        graded = {f.series_instance_uid for f in findings.series}
+        pieces = [piece for one in series if one.series_instance_uid in graded for piece in one.slices]
+        sizes: dict[str, tuple[int, int]] = {}
+        lossy: set[str] = set()
+        patient: dict[str, tuple[bytes, str]] = {}
+        for piece in pieces:
+            uid = piece.ref.sop_instance_uid
+            if uid in sizes:
+                continue
+            header = _header(piece, whole=not patient)
+            if not patient:
+                patient = {k: _text(header, k) for k in ("PatientName", "PatientID", "AccessionNumber")}
+            sizes[uid] = (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
+            if str(header.get("LossyImageCompression", "00")) == "01":
+                lossy.add(uid)
+        return Evidence(
+            study=findings,
+            findings={(f.ref.sop_instance_uid, f.ref.frame_number): f for s in findings.series for f in s.slices},
+            slices={(p.ref.sop_instance_uid, p.ref.frame_number): p for p in pieces},
+            sizes=sizes,
+            lossy=frozenset(lossy),
+            series_of={p.ref.sop_instance_uid: p.ref.series_instance_uid for p in pieces},
+            patient=patient,
+        )
+
+    def knows(self, ref: Ref) -> bool:
+        """Whether a reference names a slice of the study, with its class and frame."""
+        piece = self.slices.get((ref[1], ref[2]))
+        return piece is not None and piece.ref.sop_class_uid == ref[0]
+
+    def slabs(self) -> dict[tuple[str, int], list[Place]]:
+        """(series, slab) to its slices, head to foot."""
+        found: dict[tuple[str, int], list[Place]] = {}
+        for place, piece in self.slices.items():
+            found.setdefault((piece.ref.series_instance_uid, piece.slab), []).append(place)
+        return found
+
+    def grade(self, place: Place) -> Grade | None:
+        """The grade of a slice, None when it was not graded."""
+        finding = self.findings.get(place)
+        return finding.grade if isinstance(finding, GradedSlice) else None
+
+    def worst(self, places: Sequence[Place]) -> Grade | None:
+        """Most severe grade among slices."""
+        grades = [g for g in map(self.grade, places) if g is not None]
+        return max(grades, key=SEVERITY.__getitem__, default=None)
+
+    def isolated(self, place: Place) -> bool:
+        """Graded C or D between two neighbours of the same slab that are both A."""
+        piece = self.slices[place]
+        slab = self.slabs()[(piece.ref.series_instance_uid, piece.slab)]
+        k = slab.index(place)
+        around = [self.grade(p) for p in slab[max(k - 1, 0) : k] + slab[k + 1 : k + 2]]
+        return self.grade(place) in (Grade.C, Grade.D) and around == [Grade.A, Grade.A]
+
+
+def _header(piece: AxialSlice, *, whole: bool) -> Dataset:
+    wanted = ["Rows", "Columns", "LossyImageCompression"]
+    try:
+        return pydicom.dcmread(piece.path, stop_before_pixels=True, specific_tags=None if whole else wanted)
+    except (OSError, InvalidDicomError, EOFError, ValueError) as error:
+        uid = UID(piece.ref.sop_instance_uid)
+        raise PermanentError(
+            f"the received file of instance {uid} cannot be read again ({type(error).__name__}); send the study again"
+        ) from error
+
+
+def _text(header: Dataset, keyword: str) -> tuple[bytes, str]:
+    if keyword not in header:
+        return b"", ""
+    value: Any = cast(Any, header.get_item(keyword)).value  # bytes until pydicom has converted the element
+    raw = value if isinstance(value, bytes) else b""
+    return raw.strip(b" \0"), str(header.get(keyword) or "").strip()

@@ -1,0 +1,203 @@
+"""The first picture: every slab from head to foot with its worst slice, so that one glance tells the study."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from PIL import Image, ImageDraw
+
+from stenosis_node.domain import (
+    CanalNotFound,
+    CordSlice,
+    GradedSlice,
+    NotGradable,
+    SliceFinding,
+    SliceRef,
+    Unreadable,
+    finding_box,
+)
+from stenosis_node.report import render, wording
+from stenosis_node.report.outline import Entry, Outline, Slab, grade_of, score_of
+from stenosis_node.report.render import ACCENT, CARD, INK, MUTED, PAPER, TRACK
+from stenosis_node.report.source import SourceImage
+
+MARGIN: Final = 20
+CARD_WIDTH: Final = 560
+CARD_HEIGHT: Final = 216
+THUMB: Final = 184
+CROP_MM: Final = 64.0
+CELL: Final = 18
+HEADER: Final = 118
+FOOTER: Final = 84
+LEGEND: Final = (
+    "A none or minor",
+    "B moderate",
+    "C severe",
+    "D extreme",
+    "c spinal cord",
+    "? not gradable",
+    "- no canal located",
+    "x not readable",
+)
+
+
+def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage]) -> Image.Image:
+    """The page. It shows no patient attribute and no name of a disc level: slabs are counted, not named."""
+    slabs = outline.slabs
+    columns = 1 if len(slabs) <= 2 else 2
+    rows = math.ceil(len(slabs) / columns)
+    banner = wording.BANNER_HEIGHT_PX if wording.BANNER[outline.status] else 0
+    width = max(columns, 2) * (CARD_WIDTH + MARGIN) + MARGIN
+    card = width - 2 * MARGIN if columns == 1 else CARD_WIDTH
+    height = banner + HEADER + rows * (CARD_HEIGHT + MARGIN) + FOOTER
+    page = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    render.draw_banner(draw, width, outline.status)
+    _header(draw, outline, banner, width)
+    for i, slab in enumerate(slabs):
+        column, row = divmod(i, rows)
+        left = MARGIN + column * (CARD_WIDTH + MARGIN)
+        _card(page, draw, slab, sources, (left, banner + HEADER + row * (CARD_HEIGHT + MARGIN), card))
+    _footer(draw, width, height)
+    return page
+
+
+def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int) -> None:
+    grade = grade_of(outline.worst) if outline.worst else None
+    letter = grade.value if grade else "-"
+    draw.text((MARGIN, top + 4), letter, fill=ACCENT, font=render.font(96))
+    left = MARGIN + 92
+    title = "Worst Schizas grade" if grade else "No Schizas grade could be given"
+    draw.text((left, top + 16), title, fill=INK, font=render.font(28))
+    where = (
+        f"{outline.worst.place}, network score {wording.percent(score_of(outline.worst))}"
+        if outline.worst
+        else wording.NO_EXCLUSION
+    )
+    if outline.worst and outline.worst.isolated:
+        where += f", {wording.ISOLATED}"
+    draw.text((left, top + 54), where, fill=INK if grade else ACCENT, font=render.font(20))
+    draw.text((left, top + 82), _counts(outline), fill=MUTED, font=render.font(18))
+    draw.text((width - MARGIN, top + 18), wording.NOT_VERIFIED, fill=INK, font=render.font(22), anchor="ra")
+    draw.text((width - MARGIN, top + 82), "from head to foot", fill=MUTED, font=render.font(18), anchor="ra")
+
+
+def _counts(outline: Outline) -> str:
+    total = len(outline.entries)
+    graded = sum(isinstance(e.finding, GradedSlice) for e in outline.entries)
+    left_out = sum(isinstance(e.finding, NotGradable | CanalNotFound | Unreadable) for e in outline.entries)
+    cord = sum(isinstance(e.finding, CordSlice) for e in outline.entries)
+    parts = [f"{graded} of {total} images graded"]
+    parts += [f"{cord} with spinal cord"] if cord else []
+    parts += [f"{left_out} could not be graded"] if left_out else []
+    return ", ".join(parts)
+
+
+def _card(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    slab: Slab,
+    sources: dict[SliceRef, SourceImage],
+    place: tuple[int, int, int],
+) -> None:
+    left, top, width = place
+    draw.rounded_rectangle((left, top, left + width - 1, top + CARD_HEIGHT - 1), 8, fill=CARD)
+    shown = slab.worst or _representative(slab)
+    thumb = _thumbnail(shown, sources)
+    page.paste(thumb, (left + 16, top + 16))
+    x = left + 16 + THUMB + 20
+    draw.text((x, top + 12), slab.name, fill=MUTED, font=render.font(18))
+    _strip(draw, slab, (x, top + 172), left + width - 16 - x)
+    worst = slab.worst
+    if worst is None or not isinstance(worst.finding, GradedSlice):
+        _ungraded(draw, slab, (x, top + 46), left + width - 16 - x)
+        return
+    draw.text((x - 3, top + 30), worst.finding.grade.value, fill=ACCENT, font=render.font(96))
+    mark = "isolated slice" if worst.isolated else f"image {worst.number}"
+    draw.text((x, top + 140), mark, fill=ACCENT if worst.isolated else INK, font=render.font(17))
+    render.draw_bars(draw, worst.finding.scores, worst.finding.grade, (x + 112, top + 48), 208, step=25, size=17)
+
+
+def _ungraded(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:
+    cord = all(isinstance(e.finding, CordSlice) for e in slab.entries)
+    words = "spinal cord" if cord else "not graded"
+    draw.text(place, words, fill=ACCENT, font=render.font(40))
+    reason = "Schizas grades do not apply" if cord else wording.NO_EXCLUSION
+    render.draw_lines(draw, render.wrapped(reason, width, 18), (place[0], place[1] + 56), 18, INK)
+
+
+def _representative(slab: Slab) -> Entry:
+    """The middle slice that can be shown, preferring one with a canal box."""
+    drawable = [e for e in slab.entries if e.image.pixels is not None] or list(slab.entries)
+    boxed = [e for e in drawable if finding_box(e.finding) is not None] or drawable
+    return boxed[len(boxed) // 2]
+
+
+def _thumbnail(entry: Entry, sources: dict[SliceRef, SourceImage]) -> Image.Image:
+    pixels = entry.image.pixels
+    if pixels is None:
+        blank = Image.new("RGB", (THUMB, THUMB), TRACK)
+        ImageDraw.Draw(blank).text(
+            (THUMB // 2, THUMB // 2), "not readable", fill=INK, font=render.font(18), anchor="mm"
+        )
+        return blank
+    gray = render.windowed(pixels, sources[entry.image.ref])
+    geometry = entry.image.geometry
+    box = finding_box(entry.finding)
+    rows, columns = pixels.shape
+    center = box.center if box is not None else (columns / 2, rows / 2)
+    side = CROP_MM if box is not None else max(columns * geometry.column_spacing_mm, rows * geometry.row_spacing_mm)
+    thumb = render.crop_mm(gray, geometry, center, side, THUMB)
+    if box is not None:
+        per_mm = THUMB / side
+        scale = (per_mm * geometry.column_spacing_mm, per_mm * geometry.row_spacing_mm)
+        left, top = THUMB / 2 - center[0] * scale[0], THUMB / 2 - center[1] * scale[1]
+        render.draw_box(ImageDraw.Draw(thumb), render.scaled_box(box, scale, left, top), width=1)
+    return thumb
+
+
+def _strip(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:
+    """One cell per slice from head to foot, with the letters of the legend."""
+    left, top = place
+    per_row = max(width // CELL, 1)
+    rows = math.ceil(len(slab.entries) / per_row)
+    size = CELL if rows == 1 else 14
+    if rows > 1:
+        per_row = max(width // size, 1)
+    for i, entry in enumerate(slab.entries):
+        row, column = divmod(i, per_row)
+        x, y = left + column * size, top + row * (size + 2)
+        key = entry is slab.worst
+        draw.rectangle((x, y, x + size - 3, y + size + 1), fill=ACCENT if key else TRACK)
+        draw.text(
+            (x + (size - 2) / 2, y + (size + 2) / 2),
+            _cell(entry.finding),
+            fill=(0, 0, 0) if key else INK,
+            font=render.font(size - 4),
+            anchor="mm",
+        )
+
+
+def _cell(finding: SliceFinding) -> str:
+    match finding:
+        case GradedSlice():
+            return finding.grade.value
+        case CordSlice():
+            return "c"
+        case NotGradable():
+            return "?"
+        case CanalNotFound():
+            return "-"
+        case Unreadable():
+            return "x"
+
+
+def _footer(draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    legend = "   ".join(LEGEND)
+    draw.text((MARGIN, height - FOOTER + 6), legend, fill=INK, font=render.font(18))
+    note = (
+        "Each slab: its most severe image, the network scores of that image (not probabilities), and all its images "
+        "from head to foot. Slabs are counted, no disc level is named."
+    )
+    render.draw_lines(draw, render.wrapped(note, width - 2 * MARGIN, 16), (MARGIN, height - FOOTER + 32), 16, MUTED)

@@ -1,0 +1,118 @@
+"""Documents read back: what a receiver would see, from the bytes alone and on pydicom alone.
+
+The checker and the HTML page stand on this; neither knows how the documents were built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, cast
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from stenosis_node.domain import Document
+from stenosis_node.report.codes import Code
+
+Ref = tuple[str, str, int | None]
+"""(SOP Class UID, SOP Instance UID, frame number or None)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One content item of an SR tree."""
+
+    relationship: str
+    kind: str
+    name: tuple[str, str]
+    """(code value, coding scheme) of the concept name; empty strings when there is none."""
+    meaning: str
+    code: tuple[str, str, str] | None
+    """(value, scheme, meaning) of a CODE."""
+    text: str
+    """Of a TEXT or UIDREF."""
+    number: float | None
+    unit: str
+    graphic: str
+    points: tuple[float, ...]
+    refs: tuple[Ref, ...]
+    template: str
+    children: tuple[Item, ...]
+
+    def named(self, name: Code) -> tuple[Item, ...]:
+        """Direct children of a concept."""
+        return tuple(c for c in self.children if c.name == (name.value, name.scheme))
+
+    def first(self, name: Code) -> Item | None:
+        """The first direct child of a concept."""
+        return next(iter(self.named(name)), None)
+
+    def walk(self) -> Iterator[Item]:
+        """This item and everything below it, in document order."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def read(document: Document) -> Dataset:
+    """The data set of a document; pydicom's exceptions pass through."""
+    return pydicom.dcmread(BytesIO(document.content))
+
+
+def encoded(ds: Dataset, keyword: str) -> bytes:
+    """The bytes of an element nobody has looked into yet; empty when it is absent or has no defined length."""
+    if keyword not in ds:
+        return b""
+    value: Any = cast(Any, ds.get_item(keyword)).value
+    return value if isinstance(value, bytes) else b""
+
+
+def tree(ds: Dataset) -> Item:
+    """The SR tree of a data set. Attributes that are missing become empty values, never an exception."""
+    name = _code(ds, "ConceptNameCodeSequence")
+    measured = _first(ds, "MeasuredValueSequence")
+    unit = _code(measured, "MeasurementUnitsCodeSequence")
+    template = _first(ds, "ContentTemplateSequence")
+    return Item(
+        relationship=str(ds.get("RelationshipType") or ""),
+        kind=str(ds.get("ValueType") or ""),
+        name=(name[0], name[1]) if name else ("", ""),
+        meaning=name[2] if name else "",
+        code=_code(ds, "ConceptCodeSequence"),
+        text=str(ds.get("TextValue") or ds.get("UID") or ""),
+        number=None if measured.get("NumericValue") in (None, "") else float(measured.NumericValue),
+        unit=unit[0] if unit else "",
+        graphic=str(ds.get("GraphicType") or ""),
+        points=tuple(float(v) for v in ds.get("GraphicData") or ()),
+        refs=tuple(reference(r) for r in ds.get("ReferencedSOPSequence") or ()),
+        template=str(template.get("TemplateIdentifier") or ""),
+        children=tuple(tree(child) for child in ds.get("ContentSequence") or ()),
+    )
+
+
+def reference(item: Dataset) -> Ref:
+    """An item of a Referenced SOP, Source Image or Referenced Instance Sequence."""
+    frame: Any = item.get("ReferencedFrameNumber")
+    return (
+        str(item.get("ReferencedSOPClassUID") or ""),
+        str(item.get("ReferencedSOPInstanceUID") or ""),
+        int(frame) if frame not in (None, "") else None,
+    )
+
+
+def _first(ds: Dataset, keyword: str) -> Dataset:
+    items: list[Dataset] = list(ds.get(keyword) or [])
+    return items[0] if items else Dataset()
+
+
+def _code(ds: Dataset, keyword: str) -> tuple[str, str, str] | None:
+    item = _first(ds, keyword)
+    if not len(item):
+        return None
+    return (
+        str(item.get("CodeValue") or ""),
+        str(item.get("CodingSchemeDesignator") or ""),
+        str(item.get("CodeMeaning") or ""),
+    )
