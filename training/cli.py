@@ -1,0 +1,23 @@
+"""The command line of training: each module that has verbs registers them here.
+
+Exit codes: 0 ok; 1 the work failed; 2 usage; 130 interrupted (training left a checkpoint to resume from).
+"""
+
+from __future__ import annotations
+
+import typer
+
+from training import commands
+
+app = typer.Typer(
+    name="stenosis-train",
+    help="Draw phantoms, train the three networks, measure them, export weights bundles.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+commands.register(app)
+
+
+def main() -> None:
+    """Entry point of ``stenosis-train``."""
+    app()
