@@ -1,0 +1,53 @@
+"""Keeping a lease alive while its work is done."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from stenosis_node.errors import LeaseLost, TransientError
+from stenosis_node.work.policy import Stopping
+
+log = logging.getLogger("stenosis_node.work")
+
+
+class LeaseKeeper:
+    """Renews a lease from a thread until the block ends. The work asks :meth:`check` between its steps."""
+
+    def __init__(self, renew: Callable[[], None], *, every_s: float, stop: threading.Event) -> None:
+        self._renew = renew
+        self._every_s = every_s
+        self._stop = stop
+        self._done = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises LeaseLost once the lease went to someone else, Stopping once the process was asked to end."""
+        if self._lost.is_set():
+            raise LeaseLost("the lease was revoked or taken over while the work was under way")
+        if self._stop.is_set():
+            raise Stopping("the node is stopping")
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._every_s):
+            try:
+                self._renew()
+            except LeaseLost:
+                self._lost.set()
+                return
+            except TransientError as error:  # the lease outlives two missed beats
+                log.warning("could not renew a lease: %s", error, extra={"event": "renew_failed"})
