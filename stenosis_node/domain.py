@@ -27,6 +27,11 @@ Pixels = npt.NDArray[np.float32]
 
 Vector = tuple[float, float, float]
 
+IMPLEMENTATION_CLASS_UID: Final = "2.25.217573298764330716290862147120137431586"
+"""Identifies this software in associations and in the file meta information of everything it writes (PS3.7 D.3.3.2)."""
+IMPLEMENTATION_VERSION_NAME: Final = "STENOSIS_NODE"
+"""Without a version on purpose: received bytes must give the same file before and after an update."""
+
 
 # --------------------------------------------------------------------------- states and reasons
 

@@ -1,0 +1,111 @@
+"""An association with a peer, every step of it bounded by the peer's time limit, every failure one of our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pydicom.uid import UID
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
+
+from stenosis_node.config import Peer
+from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.wire import MAX_PDU_BYTES, PeerSocket
+
+ACCEPTED: Final = 0
+REJECTED_PERMANENT: Final = 1
+SERVICE_USER: Final = 1
+CALLING_NOT_RECOGNISED: Final = 3
+CALLED_NOT_RECOGNISED: Final = 7
+
+
+def describe(peer: Peer) -> str:
+    """How a peer is named in sentences."""
+    return f"{peer.ae_title} at {peer.host} port {peer.port}"
+
+
+@contextlib.contextmanager
+def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae_title: str) -> Iterator[Association]:
+    """An established association; released at the end, aborted when the body raises.
+
+    raises  TransientError (not reachable, rejected for now, aborted, no answer), PermanentError (rejected for good)
+    """
+    _silence_pynetdicom()
+    ae = AE(calling_ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = MAX_PDU_BYTES
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_s
+    connected = threading.Event()
+    try:
+        association = ae.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU_BYTES,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [peer.timeout_s, connected])],
+        )
+    except OSError as error:
+        raise TransientError(f"{peer.host} cannot be resolved ({error}): check the host of the peer") from error
+    if not association.is_established:
+        if not connected.is_set():
+            raise TransientError(
+                f"no connection to {describe(peer)} within {peer.timeout_s:g} s: is it up and reachable?"
+            )
+        raise _why_not(association, peer, calling_ae_title)
+    try:
+        yield association
+    except BaseException:
+        if association.is_established:
+            association.abort()
+        raise
+    if association.is_established:
+        association.release()
+
+
+def _why_not(association: Association, peer: Peer, calling: str) -> TransientError | PermanentError:
+    """The error that tells why a peer we are connected to gave no association."""
+    answer = association.acceptor.primitive
+    if isinstance(answer, A_ASSOCIATE) and answer.result == ACCEPTED:  # but not one context, so pynetdicom gave it up
+        classes = dict.fromkeys(UID(str(c.abstract_syntax)).name for c in association.requestor.requested_contexts)
+        return PermanentError(
+            f"{describe(peer)} does not accept {', nor '.join(classes)}; nothing was sent: enable them there"
+        )
+    if isinstance(answer, A_ASSOCIATE):
+        permanent = answer.result == REJECTED_PERMANENT
+        reason = answer.diagnostic if answer.result_source == SERVICE_USER else None
+        if permanent and reason == CALLED_NOT_RECOGNISED:
+            return PermanentError(
+                f"{describe(peer)} does not know the called AE title {peer.ae_title!r}: correct ae_title of the peer"
+            )
+        if permanent and reason == CALLING_NOT_RECOGNISED:
+            return PermanentError(
+                f"{describe(peer)} does not accept the calling AE title {calling!r}: register it there, or set "
+                "calling_ae_title of the peer"
+            )
+        # archives also say "permanently, no reason given" while they start or are full, and attempts are limited anyway
+        kind = "permanently" if permanent else "for now"
+        return TransientError(f"{describe(peer)} rejected the association {kind} ({answer.reason_str.strip()})")
+    return TransientError(f"{describe(peer)} aborted or did not answer the association request")
+
+
+def _on_connected(event: evt.Event, timeout_s: float, connected: threading.Event) -> None:
+    """From now on every wait for the peer is bounded."""
+    connected.set()
+    wrapper = event.assoc.dul.socket
+    if wrapper is not None and wrapper.socket is not None:
+        wrapper.socket = PeerSocket.adopt(wrapper.socket, limit_s=timeout_s)
+
+
+def _silence_pynetdicom() -> None:
+    """What the peer did is in our errors; pynetdicom would log it once more, as tracebacks. Its documented switches."""
+    _config.LOG_HANDLER_LEVEL = "none"
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)

@@ -1,0 +1,82 @@
+"""Would a delivery work? C-ECHO, and which of our SOP classes the peer accepts, before any study arrives."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom.presentation import build_context
+
+from stenosis_node.config import Peer
+from stenosis_node.deliver.association import associate, describe
+from stenosis_node.deliver.storing import UNCOMPRESSED
+from stenosis_node.errors import NodeError
+
+VERIFICATION: Final = UID("1.2.840.10008.1.1")
+PROBED: Final = (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    BasicTextSRStorage,
+    SecondaryCaptureImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """What a peer answered."""
+
+    echo_ok: bool
+    """C-ECHO was answered with Success."""
+    seconds: float
+    """From the connection request to the end of the association."""
+    error: str | None
+    """Why there was no association or no echo; None when all went well."""
+    accepted: tuple[tuple[str, tuple[str, ...]], ...]
+    """Name of each accepted SOP class with the names of its accepted transfer syntaxes."""
+    refused: tuple[str, ...]
+    """Names of the SOP classes that were asked for and not accepted."""
+
+
+def probe(peer: Peer, *, calling_ae_title: str) -> ProbeReport:
+    """Associate, echo, release. Never raises for what the peer does: ``error`` says it."""
+    contexts = [build_context(c, s) for c in PROBED for s in UNCOMPRESSED] + [build_context(VERIFICATION)]
+    accepted: dict[str, list[str]] = {}
+    error: str | None = None
+    echo_ok = False
+    begin = time.monotonic()
+    try:
+        with associate(peer, contexts, calling_ae_title=calling_ae_title) as association:
+            for context in association.accepted_contexts:
+                syntaxes = accepted.setdefault(str(context.abstract_syntax), [])
+                syntaxes.append(UID(context.transfer_syntax[0]).name)
+            if VERIFICATION not in accepted:
+                error = f"{describe(peer)} does not accept C-ECHO (Verification)"
+            else:
+                status = association.send_c_echo()
+                echo_ok = status.get("Status") == 0x0000
+                if not echo_ok:
+                    what = f"answered 0x{status.Status:04X} to" if "Status" in status else "did not answer"
+                    error = f"{describe(peer)} {what} C-ECHO"
+    except NodeError as failure:
+        error = str(failure)
+    except (RuntimeError, ValueError):
+        error = f"{describe(peer)} ended the association before C-ECHO"
+    return ProbeReport(
+        echo_ok=echo_ok,
+        seconds=time.monotonic() - begin,
+        error=error,
+        accepted=tuple((UID(c).name, tuple(accepted[c])) for c in map(str, PROBED) if c in accepted),
+        refused=tuple(UID(c).name for c in map(str, PROBED) if accepted and c not in accepted),
+    )
