@@ -1,0 +1,75 @@
+"""The verbs, and how an error of the node becomes one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stenosis_node.cli.doctor import doctor
+from stenosis_node.cli.grade import grade
+from stenosis_node.cli.init import init
+from stenosis_node.cli.jobs import cancel, job, jobs, retry
+from stenosis_node.cli.outcome import ExitCode, exit_code
+from stenosis_node.cli.output import complain
+from stenosis_node.cli.probe import probe
+from stenosis_node.cli.serve import serve
+from stenosis_node.cli.version import version
+from stenosis_node.errors import NodeError
+
+EPILOG = (
+    "Exit codes: 0 ok, 1 failed, 2 configuration or usage, 3 not found, 4 peer unreachable, 130 interrupted. "
+    "Research software, not for clinical use."
+)
+
+
+class NodeGroup(TyperGroup):
+    """Translates what a verb raises, once for all of them."""
+
+    def invoke(self, ctx: Any) -> Any:  # a Context of click or of the copy of it in newer typers
+        try:
+            return super().invoke(ctx)
+        except NodeError as error:
+            if ctx.params["debug"]:
+                raise
+            complain(f"stenosis-node: {error}")
+            ctx.exit(exit_code(error))
+        except BrokenPipeError:
+            sys.stdout = None  # the reader (head, less) has gone: nothing is left to say, not even at exit
+            ctx.exit(ExitCode.OK)
+        except KeyboardInterrupt:
+            complain("stenosis-node: interrupted")
+            ctx.exit(ExitCode.INTERRUPTED)
+
+
+app = typer.Typer(
+    cls=NodeGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error and log everything.")] = False,
+) -> None:
+    """DICOM node that grades lumbar spinal stenosis on axial T2 MRI and returns a Structured Report."""
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+for verb in (serve, grade, jobs, job, retry, cancel, probe, doctor, init, version):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Entry point of ``stenosis-node``."""
+    app(prog_name="stenosis-node")

@@ -1,0 +1,104 @@
+"""``stenosis-node init``: a commented configuration to start from."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from stenosis_node.cli.options import CONFIG_PATHS
+from stenosis_node.cli.output import say
+from stenosis_node.config import load
+from stenosis_node.errors import ConfigError
+
+DEFAULT_SPOOL = Path("/var/lib/stenosis-node")
+EXAMPLE_PEER = "pacs=PACS@pacs.example:104"
+PEER_FORM = re.compile(r"(?P<name>[\w-]+)=(?P<ae_title>[^@]+)@(?P<host>[^@]+):(?P<port>\d+)", re.ASCII)
+
+
+def init(
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder of the weights bundle. Asked for when left out.", show_default=False)
+    ] = None,
+    spool: Annotated[Path, typer.Option(help="Folder for received instances and documents.")] = DEFAULT_SPOOL,
+    ae_title: Annotated[str, typer.Option(help="Our AE title.")] = "STENOSIS",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 11112,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where results go, e.g. pacs=PACS@10.0.0.5:104. May be given more than once.", metavar="PEER"
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = CONFIG_PATHS[0],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a commented configuration that holds every key."""
+    if output.exists() and not force:
+        raise ConfigError(f"{output} exists already; give --force to replace it or --output to write elsewhere")
+    if bundle is None:
+        if not sys.stdin.isatty():
+            raise ConfigError("--bundle is needed: the folder that holds the weights' manifest.json")
+        bundle = Path(typer.prompt("Folder of the weights bundle"))
+    if not (bundle / "manifest.json").is_file():
+        raise ConfigError(f"--bundle {bundle}: no manifest.json in it; name the folder of a weights bundle")
+    text = render(bundle=bundle.resolve(), spool=spool, ae_title=ae_title, host=host, port=port, peers=peer or [])
+    _prove(text)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    say(f"Wrote {output}. Next: stenosis-node doctor --config {output}")
+
+
+def render(*, bundle: Path, spool: Path, ae_title: str, host: str, port: int, peers: list[str]) -> str:
+    """The configuration as TOML text; without peers it shows one as a comment. Raises ConfigError for a wrong peer."""
+    tables = [_peer(text) for text in peers] or [_commented(_peer(EXAMPLE_PEER))]
+    return Template(_resource("node.toml")).substitute(
+        bundle=_toml(str(bundle)),
+        spool=_toml(str(spool)),
+        ae_title=_toml(ae_title),
+        host=_toml(host),
+        port=port,
+        peers="\n".join(tables),
+    )
+
+
+def _peer(text: str) -> str:
+    match = PEER_FORM.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"--peer {text}: write it as NAME=AE_TITLE@HOST:PORT, for example {EXAMPLE_PEER}")
+    return Template(_resource("peer.toml")).substitute(
+        name=match["name"], ae_title=_toml(match["ae_title"]), host=_toml(match["host"]), port=match["port"]
+    )
+
+
+def _commented(text: str) -> str:
+    return "".join(line if line.startswith("#") else f"# {line}" for line in text.splitlines(keepends=True))
+
+
+def _prove(text: str) -> None:
+    """Never write a file the node would refuse. Raises ConfigError that names the key."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "node.toml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            load(path)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(f"{path}: ", "")) from None
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML basic string
+
+
+def _resource(name: str) -> str:
+    return (files("stenosis_node.cli") / name).read_text(encoding="utf-8")

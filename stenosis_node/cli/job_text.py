@@ -1,0 +1,117 @@
+"""Jobs as text for people. Scripts take ``--json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from stenosis_node.cli.output import decisions_table, local_time, table
+from stenosis_node.domain import JobState
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary
+
+UID_CHARACTERS = 28
+"""A longer UID is shortened in the middle where many jobs share a table."""
+
+
+def jobs_table(summaries: Iterable[JobSummary]) -> Table:
+    """One row per job."""
+    rows = (
+        (
+            str(job.id),
+            job.state.value,
+            local_time(job.state_since),
+            str(job.n_instances),
+            _short(job.study_instance_uid),
+            activity(job),
+        )
+        for job in summaries
+    )
+    return table((">Job", "State", "Since", ">Images", "Study", "What"), rows)
+
+
+def follow_line(job: JobSummary) -> str:
+    """One line of ``jobs --follow``."""
+    now = local_time(datetime.now(UTC))
+    return f"{now}  job {job.id}  {job.state:<9}  {job.n_instances} images  {job.study_instance_uid}  {activity(job)}"
+
+
+def activity(job: JobSummary) -> str:
+    """What the job waits for, who works on it, or why it ended."""
+    if job.state is JobState.REJECTED:
+        return f"{job.reason}: {job.message}"
+    if job.state is JobState.FAILED and job.failed_in is not None:
+        return f"in {job.failed_in}: {job.message}"
+    if job.state is JobState.GRADED:
+        return "is being delivered"
+    return _waiting(job, datetime.now(UTC)) if job.state is JobState.RECEIVED else job.message or ""
+
+
+def _waiting(job: JobSummary, now: datetime) -> str:
+    if job.worker is not None and job.lease_until is not None and job.lease_until > now:
+        return f"is being graded, attempt {job.attempts}"
+    if job.held:
+        return "held"
+    if job.retry_at is not None and job.retry_at > now:
+        return f"attempt {job.attempts} failed, next at {_clock(job.retry_at)}: {job.message}"
+    if job.quiet_until > now:
+        return f"complete at {_clock(job.quiet_until)} unless more images arrive"
+    return "waits for the grading process"
+
+
+def job_sections(detail: JobDetail) -> Iterator[str | Table]:
+    """Everything about a job, top to bottom."""
+    job = detail.job
+    yield f"Job {job.id}: {job.state} since {local_time(job.state_since)}"
+    yield f"Study {job.study_instance_uid}, {job.n_instances} images, last at {local_time(job.last_instance_at)}"
+    if said := activity(job):
+        yield f"Now: {said}"
+    if detail.conflicts:
+        yield f"{detail.conflicts} times other bytes came under a known UID: the first were kept, see the quarantine"
+    if detail.series:
+        yield "\nSeries"
+        yield decisions_table(detail.series)
+    yield "Steps"
+    yield table(("Time", "Step", "What"), ((local_time(e.at), e.kind.value, e.sentence) for e in detail.events))
+    for result in detail.results:
+        kinds = Counter(document.kind.value for document in result.documents)
+        made = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        yield f"Result, revision {result.revision}: {made}; made {local_time(result.created_at)}"
+    for delivery in detail.deliveries:
+        yield from _delivery_sections(delivery, detail)
+
+
+def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator[str | Table]:
+    need = "" if delivery.required else " (not required)"
+    tried = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
+    yield (
+        f"\nDelivery of revision {delivery.revision} to {delivery.peer}{need}: {delivery.state} "
+        f"since {local_time(delivery.state_since)}, {tried}"
+    )
+    if delivery.message:
+        yield f"{delivery.message}"
+    kinds = {document.sop_instance_uid: document.kind.value for r in detail.results for document in r.documents}
+    answers: dict[tuple[str, str, str], list[datetime]] = {}
+    for receipt in delivery.receipts:
+        status = "no answer" if receipt.status is None else f"0x{receipt.status:04X}"
+        key = (kinds.get(receipt.sop_instance_uid, "document"), status, receipt.text)
+        answers.setdefault(key, []).append(receipt.at)
+    if answers:
+        rows = ((kind, str(len(at)), status, text, local_time(max(at))) for (kind, status, text), at in answers.items())
+        yield table(("Sent", ">Count", "Answer", "Text", "Last"), rows)
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone().strftime("%H:%M:%S")
+
+
+def _short(uid: str) -> str:
+    if len(uid) <= UID_CHARACTERS:
+        return uid
+    tail = UID_CHARACTERS // 2
+    return f"{uid[: UID_CHARACTERS - tail - 1]}…{uid[-tail:]}"
