@@ -14,6 +14,8 @@ from training.phantom.anatomy import Build, Canal, plan_canal, sample_build
 from training.phantom.canvas import Blob, Canvas, Pose, ellipse
 from training.phantom.fields import F32, Shape
 from training.phantom.sac import paint_canal
+from training.phantom.sagittal import SacProfile, paint_sagittal
+from training.phantom.spine import sample_spine
 from training.phantom.tissue import Tissues, sample_tissues
 from training.phantom.trunk import Place, paint_skin, paint_trunk
 from training.phantom.vertebra import paint_vertebra
@@ -93,13 +95,15 @@ def draw_slice(
     fat_suppressed: bool | None = None,
     clean: bool = False,
     centred: bool = False,
+    tissues: Tissues | None = None,
 ) -> PhantomSlice:
     """Draw one slice; whatever is not given is drawn at random.
 
     ``kind`` may name a slice without a canal (``caudal``, ``soft-tissue``, ``sagittal``, ``noise``): the content is
     then ``other`` and the box None. ``fov_mm`` is the width; ``matrix`` a square size or (rows, columns).
     ``wildness`` (0 to 1) is how far contrasts leave physics, by default 0 for half of the slices. ``clean`` keeps
-    artefacts rare; ``centred`` keeps the canal near the middle. Raises ValueError for contradictory wishes.
+    artefacts rare; ``centred`` keeps the canal near the middle; ``tissues`` replaces the drawn contrast. Raises
+    ValueError for contradictory wishes.
     """
     kind = None if kind is None else SliceKind(kind)
     content = _sample_content(rng, content, grade or subgrade, kind, reason)
@@ -109,7 +113,7 @@ def draw_slice(
     spacing = fov / shape[1]
     wild = (rng.uniform(0, 1) ** 2 if rng.random() < 0.45 else 0.0) if wildness is None else wildness
     suppressed = bool(wild > 0 and rng.random() < 0.2) if fat_suppressed is None else fat_suppressed
-    tissues = sample_tissues(rng, wildness=wild, fat_suppressed=suppressed)
+    tissues = tissues or sample_tissues(rng, wildness=wild, fat_suppressed=suppressed)
     build = sample_build(rng)
     if content is SliceContent.OTHER and kind is None and reason is None and rng.random() < 0.5:
         kind = SliceKind(rng.choice(["caudal", "soft-tissue", "sagittal", "noise"], p=[0.4, 0.3, 0.2, 0.1]))
@@ -145,7 +149,7 @@ def draw_slice(
         rng,
         maps.water,
         maps.fat,
-        canal=_centre(maps.sac),
+        canal=sac_centre(maps.sac),
         motion_px=_sample_motion(rng, poor=poor, clean=clean),
         crosstalk=_sample_crosstalk(rng, clean=clean),
     )
@@ -171,7 +175,8 @@ def sac_box(sac: F32) -> PixelBox:
     return PixelBox(float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
 
 
-def _centre(sac: F32) -> tuple[int, int]:
+def sac_centre(sac: F32) -> tuple[int, int]:
+    """(row, column) of the pixel in the middle of the box."""
     x, y = sac_box(sac).center
     return int(y), int(x)
 
@@ -291,6 +296,8 @@ def _draw_absent(
     clean: bool,
 ) -> PhantomSlice:
     pose = Pose(rng.normal(0, 12), rng.normal(10, 14), rotation=rng.normal(0, 0.08))
+    if kind is SliceKind.SAGITTAL:
+        pose = Pose(rng.uniform(-10, 30), rng.uniform(50, 130), rotation=pose.rotation)
     canvas = Canvas(shape, spacing, pose, warp_mm=rng.uniform(0.8, 2.6), bend_mm=0.0, rng=rng)
     match kind:
         case SliceKind.CAUDAL:
@@ -298,7 +305,11 @@ def _draw_absent(
         case SliceKind.SOFT_TISSUE:
             absent.paint_soft_tissue(canvas, rng, build, tissues)
         case SliceKind.SAGITTAL:
-            absent.paint_sagittal(canvas, rng, build, tissues)
+            spine = sample_spine(rng, build)
+            paint_sagittal(
+                canvas, rng, spine=spine, build=build, tissues=tissues, x_mm=rng.uniform(-26, 26),
+                profile=lambda s: SacProfile(spine.sizes(s).sac_ap, 1.0),
+            )  # fmt: skip
         case _:
             absent.paint_noise(canvas, rng)
     scanner = sample_scanner(rng, shape, clean=clean)
