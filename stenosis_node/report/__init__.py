@@ -2,6 +2,7 @@
 
 from stenosis_node.report.compose import compose
 from stenosis_node.report.gate import check
+from stenosis_node.report.html import capture_png, render_html
 from stenosis_node.report.identity import Predecessor, ReportContext, content_key
 
-__all__ = ["Predecessor", "ReportContext", "check", "compose", "content_key"]
+__all__ = ["Predecessor", "ReportContext", "capture_png", "check", "compose", "content_key", "render_html"]
