@@ -1,0 +1,174 @@
+"""Connections and transactions: SQLite (WAL, FULL, every write BEGIN IMMEDIATE) or PostgreSQL, one set of statements.
+
+No file or network work happens inside a transaction. Errors of the database leave as TransientError.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
+
+from stenosis_node.errors import ConfigError, TransientError
+
+BUSY_TIMEOUT_S: Final = 30
+MIGRATION_LOCK: Final = 0x57E0_515D
+"""Key of the PostgreSQL advisory lock under which migrations run."""
+
+_READS: Final = "stenosis_reads"
+
+
+class Database:
+    """One database, shared by the threads of a process. Each process makes its own."""
+
+    def __init__(self, url: str) -> None:
+        """
+        url     SQLAlchemy URL
+        raises  ConfigError when the URL is malformed or its driver is not installed
+        """
+        try:
+            self._url = make_url(url)
+            self._engine = _make_engine(url)
+        except (ArgumentError, NoSuchModuleError, ValueError) as error:
+            raise ConfigError(
+                "jobs.database_url: not a URL of a database this node knows (sqlite:///PATH or postgresql+psycopg://...)"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"jobs.database_url: the driver {error.name} is not installed; install stenosis-node[postgresql]"
+            ) from error
+        self._reader = self._engine.execution_options(**{_READS: True})
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+
+    def migrate(self) -> None:
+        """Bring the tables to this version. Safe when several processes start at once: one works, the others wait.
+
+        raises  ConfigError when the database cannot be opened or was made by a newer version
+        """
+        try:
+            if self._is_sqlite:
+                _create_sqlite_file(self._url.database)
+                _enable_wal(self._engine)
+            with self._engine.begin() as connection:
+                if not self._is_sqlite:
+                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                config = AlembicConfig()
+                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+                config.set_main_option("path_separator", "os")
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise ConfigError(
+                f"jobs.database_url: the database was made by a newer version of this node ({error})"
+            ) from error
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise ConfigError(f"jobs.database_url: the job database cannot be opened: {cause}") from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    # ----------------------------------------------------------------- for the parts of the store
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction that may write. It is rolled back when the block raises."""
+        with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """One transaction that sees one state and takes no lock."""
+        with _translated(), self._reader.begin() as connection:
+            yield connection
+
+    def _now(self, connection: Connection, now: datetime | None) -> datetime:
+        """``now``, or the clock that all nodes on this database share."""
+        if now is not None:
+            return now
+        if self._is_sqlite:
+            return datetime.now(UTC)
+        clock: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return clock.astimezone(UTC)
+
+    def _insert(self, table: Table) -> Any:
+        """INSERT of the dialect, for ON CONFLICT."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+
+def _make_engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, max_overflow=-1)
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args={"connect_timeout": 10})
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN would be deferred: two writers would lose updates
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _create_sqlite_file(database: str | None) -> None:
+    """Readable by nobody else; SQLite gives its -wal and -shm files the same mode."""
+    if database and database != ":memory:":
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _enable_wal(engine: Engine) -> None:
+    """WAL is a property of the file. Switching needs the file alone and does not wait for others by itself."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            mode = _ask_for_wal(engine)
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            if mode == "wal":
+                return
+            if time.monotonic() > deadline:
+                raise ConfigError("jobs.database_url: SQLite cannot use its write-ahead log here; use a local disk")
+        time.sleep(0.05)
+
+
+def _ask_for_wal(engine: Engine) -> str:
+    connection = engine.raw_connection()  # outside of a transaction, where the mode can change
+    try:
+        return str(connection.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0])
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
+            raise ConfigError("the job database has no tables yet; start 'stenosis-node serve' once") from error
+        raise TransientError(f"the job database does not answer as it should: {error.orig}") from error
+    except TimeoutError as error:
+        raise TransientError(f"the job database is busy: {error}") from error

@@ -1,0 +1,1 @@
+"""History of the tables; run by ``JobStore.migrate``."""

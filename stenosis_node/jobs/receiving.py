@@ -1,0 +1,281 @@
+"""What reception writes: instances, and the jobs they open, postpone or re-open."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, select, update
+
+from stenosis_node.domain import JobState, ReceivedInstance
+from stenosis_node.jobs.database import Database
+from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
+from stenosis_node.jobs.records import MR_CLASSES, EventKind, Touch
+from stenosis_node.jobs.schema import document, instance, job
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    now: datetime
+    quiet: timedelta
+    ceiling: timedelta
+
+
+class Receiving(Database):
+    """The part of the store that the receiving process uses."""
+
+    def touch(
+        self,
+        received: ReceivedInstance,
+        *,
+        conflict: bool = False,
+        quiet_period_s: float,
+        ceiling_s: float,
+        now: datetime | None = None,
+    ) -> Touch:
+        """Write one received instance down; its bytes are durable already. See :meth:`touch_many`."""
+        (touch,) = self.touch_many([(received, conflict)], quiet_period_s=quiet_period_s, ceiling_s=ceiling_s, now=now)
+        return touch
+
+    def touch_many(
+        self,
+        arrivals: Sequence[tuple[ReceivedInstance, bool]],
+        *,
+        quiet_period_s: float,
+        ceiling_s: float,
+        now: datetime | None = None,
+    ) -> tuple[Touch, ...]:
+        """Write received instances down in one transaction; all of them or none.
+
+        A new MR instance opens or postpones the job of its study. If the study was claimed or closed before, it starts
+        again: RECEIVED, leases revoked, attempts 0. A new instance of another class is only counted. An exact resend
+        changes nothing. Newness is decided by the row, not by the file.
+
+        arrivals   pairs of the instance and whether other bytes came than those that are kept
+        """
+        by_study: dict[str, list[int]] = defaultdict(list)
+        for i, (received, _) in enumerate(arrivals):
+            by_study[received.study_instance_uid].append(i)
+        touches: dict[int, Touch] = {}
+        with self._writing() as connection:
+            clock = _Clock(self._now(connection, now), timedelta(seconds=quiet_period_s), timedelta(seconds=ceiling_s))
+            for study in sorted(by_study):  # one order of locks for all
+                indices = by_study[study]
+                group = [arrivals[i] for i in indices]
+                touches.update(zip(indices, self._touch_study(connection, study, group, clock), strict=True))
+        return tuple(touches[i] for i in range(len(arrivals)))
+
+    def postpone_open(self, study_uids: Collection[str], *, until: datetime, now: datetime | None = None) -> None:
+        """Keep studies open until ``until`` at least, but never beyond their ceiling: associations still carry them."""
+        waiting = (
+            job.c.study_instance_uid.in_(study_uids)
+            & (job.c.state == JobState.RECEIVED)
+            & (job.c.quiet_until < until)
+            & (job.c.quiet_until < job.c.ceiling_at)
+            & job.c.first_claimed_at.is_(None)
+        )
+        with self._reading() as connection:  # almost always there is nothing to write
+            if connection.execute(select(job.c.id).where(waiting).limit(1)).first() is None:
+                return
+        with self._writing() as connection:
+            rows = connection.execute(
+                select(job.c.id, job.c.ceiling_at).where(waiting).order_by(job.c.study_instance_uid).with_for_update()
+            ).all()
+            for row in rows:
+                set_job(connection, row.id, quiet_until=min(until, row.ceiling_at))
+
+    def is_own_document(self, sop_instance_uid: str) -> bool:
+        """Whether this node made the document: then it only came back from a peer."""
+        with self._reading() as connection:
+            found = select(document.c.sop_instance_uid).where(document.c.sop_instance_uid == sop_instance_uid).limit(1)
+            return connection.execute(found).first() is not None
+
+    # ----------------------------------------------------------------- one study
+
+    def _touch_study(
+        self, connection: Connection, study: str, group: Sequence[tuple[ReceivedInstance, bool]], clock: _Clock
+    ) -> list[Touch]:
+        row = _job_of(connection, study)
+        opened = False
+        if row is None and any(_is_mr(received) for received, _ in group):
+            row, opened = self._open(connection, study, group, clock)
+        adopter = row.id if row is not None and row.purged_at is None else None
+        new = [self._add_instance(connection, received, adopter) for received, _ in group]
+        for (received, conflict), is_new in zip(group, new, strict=True):
+            if not is_new:
+                _seen_again(connection, received, conflict=conflict, clock=clock)
+
+        reopened = False
+        if row is not None and row.purged_at is not None:
+            reopened = self._touch_purged(connection, row, any(new), clock)
+        elif row is not None and any(new):
+            mr = any(is_new and _is_mr(received) for (received, _), is_new in zip(group, new, strict=True))
+            values: dict[str, Any] = {"n_instances": row.n_instances + sum(new)}
+            if mr and not opened:
+                reopened = _postpone_or_reopen(connection, row, values, clock)
+            set_job(connection, row.id, **values)
+        job_id = None if row is None else row.id
+        return [
+            Touch(job_id=job_id, new_instance=is_new, reopened=reopened and is_new and _is_mr(received))
+            for (received, _), is_new in zip(group, new, strict=True)
+        ]
+
+    def _open(
+        self, connection: Connection, study: str, group: Iterable[tuple[ReceivedInstance, bool]], clock: _Clock
+    ) -> tuple[Row[Any], bool]:
+        """The new job of a study, with the instances that came before its first MR instance."""
+        opening = (
+            self._insert(job)
+            .values(
+                study_instance_uid=study,
+                state=JobState.RECEIVED,
+                state_since=clock.now,
+                created_at=clock.now,
+                opened_at=clock.now,
+                last_instance_at=clock.now,
+                quiet_until=clock.now + min(clock.quiet, clock.ceiling),
+                ceiling_at=clock.now + clock.ceiling,
+            )
+            .on_conflict_do_nothing(index_elements=[job.c.study_instance_uid])
+            .returning(job.c.id)
+        )
+        job_id = connection.execute(opening).scalar_one_or_none()
+        if job_id is not None:
+            adopted = _adopt_orphans(connection, job_id, study)
+            set_job(connection, job_id, n_instances=adopted)
+            sender = next(received.calling_ae_title for received, _ in group if _is_mr(received))
+            add_event(connection, job_id, clock.now, EventKind.OPENED, f"first MR instance received from {sender}")
+        row = _job_of(connection, study)
+        assert row is not None  # noqa: S101  inserted here, or by the process that was faster
+        return row, job_id is not None
+
+    def _add_instance(self, connection: Connection, received: ReceivedInstance, job_id: int | None) -> bool:
+        """Whether the row is new."""
+        adding = (
+            self._insert(instance)
+            .values(
+                job_id=job_id,
+                study_instance_uid=received.study_instance_uid,
+                series_instance_uid=received.series_instance_uid,
+                sop_instance_uid=received.sop_instance_uid,
+                sop_class_uid=received.sop_class_uid,
+                transfer_syntax_uid=received.transfer_syntax_uid,
+                path=received.path.as_posix(),
+                size_bytes=received.size_bytes,
+                sha256=received.sha256,
+                calling_ae_title=received.calling_ae_title,
+                received_at=received.received_at,
+            )
+            .on_conflict_do_nothing()
+            .returning(instance.c.id)
+        )
+        return connection.execute(adding).first() is not None
+
+    def _touch_purged(self, connection: Connection, row: Row[Any], any_new: bool, clock: _Clock) -> bool:
+        """A study whose files were deleted starts again when all of them are back and something new is among them.
+
+        Until then new instances wait as orphans: grading a part of the study would replace a good result by a bad one.
+        """
+        of_study = instance.c.study_instance_uid == row.study_instance_uid
+        still_gone = select(exists().where(instance.c.job_id == row.id, instance.c.purged_at.is_not(None)))
+        if connection.execute(still_gone).scalar_one():
+            if any_new:
+                add_event(
+                    connection,
+                    row.id,
+                    clock.now,
+                    EventKind.AFTER_PURGE,
+                    "a new instance came after the files of this study had been deleted; send the whole study again",
+                )
+            return False
+        has_new = connection.execute(
+            select(exists().where(of_study, instance.c.job_id.is_(None), instance.c.sop_class_uid.in_(MR_CLASSES)))
+        ).scalar_one()
+        n_instances = row.n_instances + _adopt_orphans(connection, row.id, row.study_instance_uid)
+        values: dict[str, Any] = {"purged_at": None, "tidied_at": None, "n_instances": n_instances}
+        reopened = has_new and _postpone_or_reopen(connection, row, values, clock)
+        set_job(connection, row.id, **values)
+        return bool(reopened)
+
+
+def _is_mr(received: ReceivedInstance) -> bool:
+    return received.sop_class_uid in MR_CLASSES
+
+
+def _job_of(connection: Connection, study: str) -> Row[Any] | None:
+    return connection.execute(select(job).where(job.c.study_instance_uid == study).with_for_update()).first()
+
+
+def _adopt_orphans(connection: Connection, job_id: int, study: str) -> int:
+    adopting = update(instance).where(instance.c.study_instance_uid == study, instance.c.job_id.is_(None))
+    return connection.execute(adopting.values(job_id=job_id)).rowcount
+
+
+def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict: bool, clock: _Clock) -> None:
+    """An instance that is known: its file may have been deleted before, or other bytes may have come."""
+    known = connection.execute(
+        select(instance.c.id, instance.c.job_id, instance.c.conflicts, instance.c.purged_at).where(
+            instance.c.sop_instance_uid == received.sop_instance_uid,
+            instance.c.series_instance_uid == received.series_instance_uid,
+            instance.c.study_instance_uid == received.study_instance_uid,
+        )
+    ).one()
+    values: dict[str, Any] = {}
+    if known.purged_at is not None:  # there is a file again, to be deleted like the one before
+        values |= {"purged_at": None, "deleted_at": None}
+        if known.job_id is not None:
+            set_job(connection, known.job_id, tidied_at=None)
+    if conflict:
+        values["conflicts"] = known.conflicts + 1
+        if known.conflicts == 0 and known.job_id is not None:
+            add_event(
+                connection,
+                known.job_id,
+                clock.now,
+                EventKind.CONFLICT,
+                f"instance {received.sop_instance_uid} came again with other bytes; the first are kept, "
+                "the others are in the quarantine",
+            )
+    if values:
+        connection.execute(update(instance).where(instance.c.id == known.id).values(**values))
+
+
+def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str, Any], clock: _Clock) -> bool:
+    """Fill ``values`` with what a new MR instance does to its job. Returns whether the job starts again."""
+    untouched = row.state == JobState.RECEIVED and row.first_claimed_at is None
+    values["last_instance_at"] = clock.now
+    if untouched:
+        values["quiet_until"] = min(max(row.quiet_until, clock.now + clock.quiet), row.ceiling_at)
+        return False
+    values |= {
+        "state": JobState.RECEIVED,
+        "opened_at": clock.now,
+        "quiet_until": clock.now + min(clock.quiet, clock.ceiling),
+        "ceiling_at": clock.now + clock.ceiling,
+        "retry_at": None,
+        "attempts": 0,
+        "first_claimed_at": None,
+        "failed_in": None,
+        "reason": None,
+        "message": None,
+        "tidied_at": None,
+        **NO_LEASE,
+    }
+    if row.state != JobState.RECEIVED:
+        values["state_since"] = clock.now
+    revoke_deliveries(connection, row.id)
+    add_event(
+        connection, row.id, clock.now, EventKind.REOPENED, f"a new instance came when the job was {_was(row, clock)}"
+    )
+    return True
+
+
+def _was(row: Row[Any], clock: _Clock) -> str:
+    if row.state != JobState.RECEIVED:
+        return str(row.state)
+    return (
+        "being graded" if row.lease_until is not None and row.lease_until > clock.now else "waiting for another attempt"
+    )

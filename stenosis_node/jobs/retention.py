@@ -1,0 +1,150 @@
+"""Which files are to be deleted, decided in the rows first so that a late instance cannot lose a file it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, exists, select, update
+
+from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesReason
+from stenosis_node.jobs.database import Database
+from stenosis_node.jobs.leases import add_event
+from stenosis_node.jobs.records import MR_CLASSES, EventKind, Purge
+from stenosis_node.jobs.schema import delivery, instance, job, result, series
+
+FINISHED: Final = (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)
+CLOSED: Final = (JobState.DELIVERED, JobState.REJECTED)
+
+MAY_CHANGE: Final = (SeriesReason.TOO_FEW_SLICES, SeriesReason.DUPLICATE_SERIES, SeriesReason.SITE_RULE)
+"""Reasons that late instances or other rules can overturn: such series are kept as long as graded ones."""
+
+ORPHAN_GRACE: Final = timedelta(hours=1)
+"""How long instances wait for the first MR instance of their study."""
+
+JOBS_AT_ONCE: Final = 100
+
+
+class Retention(Database):
+    """The part of the store that the housekeeping uses."""
+
+    def purgeable(
+        self, *, instances_days: float, documents_days: float, keep_ungradable: bool, now: datetime | None = None
+    ) -> Purge:
+        """Decide which files are to be deleted and mark their rows; at most 100 jobs of each kind at once.
+
+        Delete the files, then call :meth:`mark_purged`. What a crash in between leaves is returned again. Call until
+        the answer is empty.
+
+        instances_days   received instances of a finished study (not of a failed one) go after this many days
+        documents_days   documents of a finished study go after this many days
+        keep_ungradable  keep instances of closed studies that can never be graded, and those of studies without MR
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            _mark_instances(connection, now - timedelta(days=instances_days), now)
+            _mark_results(connection, now - timedelta(days=documents_days), now)
+            if not keep_ungradable:
+                _mark_ungradable(connection, now)
+            orphaned = timedelta(days=instances_days) if keep_ungradable else ORPHAN_GRACE
+            _mark_orphans(connection, now - orphaned, now)
+            instances = connection.execute(
+                select(instance.c.id, instance.c.path)
+                .where(instance.c.purged_at.is_not(None), instance.c.deleted_at.is_(None))
+                .order_by(instance.c.purged_at, instance.c.id)
+                .limit(100_000)
+            ).all()
+            results = connection.execute(
+                select(result.c.id, result.c.result_key, result.c.chosen_key)
+                .where(result.c.purged_at.is_not(None), result.c.deleted_at.is_(None))
+                .order_by(result.c.id)
+            ).all()
+        return Purge(
+            instances=tuple(Path(row.path) for row in instances),
+            instance_ids=tuple(row.id for row in instances),
+            result_keys=tuple(dict.fromkeys(row.result_key for row in results)),
+            chosen_keys=tuple(dict.fromkeys(row.chosen_key for row in results)),
+            result_ids=tuple(row.id for row in results),
+        )
+
+    def mark_purged(self, purge: Purge, *, now: datetime | None = None) -> None:
+        """The files of ``purge`` are gone. Rows of studies that never had a job go too."""
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            for ids in _portions(purge.instance_ids):
+                gone = instance.c.id.in_(ids) & instance.c.purged_at.is_not(None)
+                connection.execute(delete(instance).where(gone, instance.c.job_id.is_(None)))
+                connection.execute(update(instance).where(gone).values(deleted_at=now))
+            for ids in _portions(purge.result_ids):
+                gone = result.c.id.in_(ids) & result.c.purged_at.is_not(None)
+                connection.execute(update(result).where(gone).values(deleted_at=now))
+
+
+def _portions(ids: Sequence[int]) -> list[Sequence[int]]:
+    """Databases limit the number of parameters of a statement."""
+    return [ids[i : i + 500] for i in range(0, len(ids), 500)]
+
+
+def _finished(connection: Connection, *conditions: Any) -> list[int]:
+    wanted = select(job.c.id).where(*conditions).order_by(job.c.state_since).limit(JOBS_AT_ONCE)
+    return list(connection.execute(wanted.with_for_update(skip_locked=True)).scalars())
+
+
+def _mark_instances(connection: Connection, before: datetime, now: datetime) -> None:
+    ids = _finished(connection, job.c.purged_at.is_(None), job.c.state.in_(FINISHED), job.c.state_since <= before)
+    if not ids:
+        return
+    there = instance.c.job_id.in_(ids) & instance.c.purged_at.is_(None)
+    connection.execute(update(instance).where(there).values(purged_at=now))
+    connection.execute(update(job).where(job.c.id.in_(ids)).values(purged_at=now, tidied_at=now))
+    for job_id in ids:
+        add_event(connection, job_id, now, EventKind.PURGED, "the received files of this study are deleted")
+
+
+def _mark_results(connection: Connection, before: datetime, now: datetime) -> None:
+    pending = exists().where(delivery.c.job_id == job.c.id, delivery.c.state == DeliveryState.PENDING)
+    ids = (
+        connection.execute(
+            select(result.c.id)
+            .join(job, job.c.id == result.c.job_id)
+            .where(
+                result.c.deleted_at.is_(None),
+                result.c.purged_at.is_(None),
+                job.c.state.in_(FINISHED),
+                job.c.state_since <= before,
+                ~pending | (job.c.state == JobState.CANCELLED),
+            )
+            .order_by(result.c.id)
+            .limit(JOBS_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+        .scalars()
+        .all()
+    )
+    if ids:
+        connection.execute(update(result).where(result.c.id.in_(ids)).values(purged_at=now))
+
+
+def _mark_ungradable(connection: Connection, now: datetime) -> None:
+    """Instances of closed studies that are no MR, or whose series was rejected for good."""
+    ids = _finished(connection, job.c.tidied_at.is_(None), job.c.state.in_(CLOSED))
+    if not ids:
+        return
+    rejected = exists().where(
+        series.c.job_id == instance.c.job_id,
+        series.c.series_instance_uid == instance.c.series_instance_uid,
+        series.c.decision == Decision.REJECTED,
+        series.c.reason.not_in(MAY_CHANGE),
+    )
+    there = instance.c.job_id.in_(ids) & instance.c.purged_at.is_(None)
+    connection.execute(
+        update(instance).where(there, instance.c.sop_class_uid.not_in(MR_CLASSES) | rejected).values(purged_at=now)
+    )
+    connection.execute(update(job).where(job.c.id.in_(ids)).values(tidied_at=now))
+
+
+def _mark_orphans(connection: Connection, before: datetime, now: datetime) -> None:
+    old = instance.c.job_id.is_(None) & instance.c.purged_at.is_(None) & (instance.c.received_at <= before)
+    connection.execute(update(instance).where(old).values(purged_at=now))
