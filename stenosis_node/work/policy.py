@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +50,16 @@ def sentence(error: Exception) -> str:
     if isinstance(error, NodeError):
         return str(error)
     return f"unexpected {type(error).__name__}; the log has the traceback: please report it"
+
+
+def log_consequence(log: logging.Logger, error: Exception, what: str, *, attempt: int) -> None:
+    """One line; a bug gets its traceback."""
+    follows = consequence(error)
+    ours = isinstance(error, NodeError)
+    quiet = follows in (Consequence.DROP, Consequence.RELEASE, Consequence.REJECT)
+    level = logging.INFO if quiet else logging.WARNING if ours else logging.ERROR
+    fields = {"event": "not_done", "follows": follows, "attempt": attempt}
+    log.log(level, "%s: %s", what, sentence(error), extra=fields, exc_info=None if ours else error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,54 @@
+"""Housekeeping that runs beside the children: what retention says must go, goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from stenosis_node.config import Config
+from stenosis_node.errors import NodeError
+from stenosis_node.jobs import JobStore
+from stenosis_node.spool import Spool
+
+log = logging.getLogger("stenosis_node.node")
+
+
+PURGE_EVERY_S: Final = 15.0
+"""Also the longest time that bytes which can never be graded stay after their study was closed."""
+
+
+def purge(config: Config, spool: Spool, store: JobStore) -> None:
+    """Delete the bytes whose time is over. The rows stay, so that ``jobs`` still tells what happened."""
+    keep = config.retention
+    while due := store.purgeable(
+        instances_days=keep.instances_days, documents_days=keep.documents_days, keep_ungradable=keep.keep_ungradable
+    ):
+        deleted = spool.delete_instances(due.instances)
+        for key in (*due.result_keys, *due.chosen_keys):
+            spool.delete_result(key)
+        store.mark_purged(due)
+        log.info("%d instances and %d results deleted", deleted, len(due.result_keys), extra={"event": "purged"})
+
+
+@contextmanager
+def chores(config: Config, spool: Spool, store: JobStore) -> Iterator[None]:
+    """Run the chores on a schedule until the block ends; the first time at once."""
+
+    def purge_safely() -> None:
+        try:
+            purge(config, spool, store)
+        except NodeError as error:
+            log.warning("deletion put off: %s", error, extra={"event": "purge_failed"})
+
+    scheduler = BackgroundScheduler(timezone=UTC)
+    scheduler.add_job(purge_safely, "interval", seconds=PURGE_EVERY_S, next_run_time=datetime.now(UTC), coalesce=True)
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.shutdown(wait=True)

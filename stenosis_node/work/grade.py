@@ -1,0 +1,357 @@
+"""The grading worker, and its middle block, which needs neither database nor sockets.
+
+Every step leaves something durable or nothing: a worker that dies is followed by another that repeats the step with the
+same result. Findings are stored before a document is composed from them, documents before the job says GRADED.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Protocol
+
+from stenosis_node import __version__, report, series
+from stenosis_node.config import Config, Grading
+from stenosis_node.domain import (
+    AxialSeries,
+    BundleIdentity,
+    Decision,
+    Document,
+    DocumentKind,
+    JobState,
+    RejectionReason,
+    SeriesDecision,
+    SeriesFindings,
+    StudyFindings,
+)
+from stenosis_node.errors import LeaseLost, StudyRejected, TransientError
+from stenosis_node.failpoint import failpoint
+from stenosis_node.jobs import DocumentRow, JobStore, Lease, PeerSpec
+from stenosis_node.spool import Spool
+from stenosis_node.work.keeper import LeaseKeeper
+from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
+
+log = logging.getLogger("stenosis_node.work.grade")
+
+POLL_S: Final = 0.5
+
+
+class Grader(Protocol):
+    """What the worker needs of :class:`grading.pipeline.Pipeline`."""
+
+    @property
+    def identity(self) -> BundleIdentity: ...
+
+    def grade(self, series: AxialSeries, *, progress: Callable[[int, int], None] | None = None) -> SeriesFindings: ...
+
+
+def load_pipeline(settings: Grading) -> Grader:
+    """Load the configured bundle. Imports torch. Raises BundleError or ConfigError."""
+    from stenosis_node.grading.pipeline import Pipeline
+
+    return Pipeline.load(
+        settings.bundle,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        expected_digest=settings.bundle_digest,
+    )
+
+
+# --------------------------------------------------------------------------- the middle block
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The series of one study: every decision, and the headers of the chosen ones."""
+
+    study_instance_uid: str
+    decisions: tuple[SeriesDecision, ...]
+    chosen: tuple[series.SeriesHeaders, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradedStudy:
+    """What came of one study on disk. Without a candidate there are decisions only."""
+
+    study_instance_uid: str
+    decisions: tuple[SeriesDecision, ...]
+    series: tuple[AxialSeries, ...] = ()
+    findings: StudyFindings | None = None
+    documents: tuple[Document, ...] = ()
+
+
+def grade_files(
+    paths: Iterable[Path],
+    pipeline: Grader,
+    config: Config,
+    *,
+    created: datetime,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[GradedStudy, ...]:
+    """Grade the studies these files belong to, ordered by Study Instance UID. No database, no sockets.
+
+    created   all times in the documents come from it
+    progress  gets (slices done, slices in all) for each series
+    raises    PermanentError when our own documents do not pass the check
+    """
+    return tuple(
+        _grade_study(selection, pipeline, config, created=created, progress=progress)
+        for selection in select(series.scan(paths))
+    )
+
+
+def _grade_study(
+    selection: Selection,
+    pipeline: Grader,
+    config: Config,
+    *,
+    created: datetime,
+    progress: Callable[[int, int], None] | None,
+) -> GradedStudy:
+    if not selection.chosen:
+        return GradedStudy(selection.study_instance_uid, selection.decisions)
+    images = tuple(series.read(headers) for headers in selection.chosen)
+    findings = find(selection, images, pipeline, progress)
+    context = report.ReportContext(
+        key=report.content_key(findings, config.report),
+        created=created,
+        settings=config.report,
+        ae_title=config.receive.ae_title,
+    )
+    documents = report.compose(findings, images, context)
+    report.check(documents, findings, images)
+    return GradedStudy(selection.study_instance_uid, selection.decisions, images, findings, documents)
+
+
+def select(scan: series.Scan) -> tuple[Selection, ...]:
+    """Choose per study. One selection per study that was found, ordered by Study Instance UID."""
+    selections = []
+    for study in sorted({headers.study_instance_uid for headers in scan.series}):
+        headers = [h for h in scan.series if h.study_instance_uid == study]
+        decisions = series.choose(headers)
+        graded = {d.series_instance_uid for d in decisions if d.decision is Decision.GRADED}
+        chosen = tuple(h for h in headers if h.series_instance_uid in graded)
+        selections.append(Selection(study, decisions, chosen))
+    return tuple(selections)
+
+
+def find(
+    selection: Selection,
+    images: Sequence[AxialSeries],
+    pipeline: Grader,
+    progress: Callable[[int, int], None] | None = None,
+) -> StudyFindings:
+    """Grade the chosen series of a study, one after the other."""
+    return StudyFindings(
+        selection.study_instance_uid,
+        tuple(pipeline.grade(image, progress=progress) for image in images),
+        pipeline.identity,
+        __version__,
+        selection.decisions,
+    )
+
+
+def findings_key(images: Sequence[AxialSeries], bundle: BundleIdentity) -> str:
+    """Hex SHA-256 under which findings are stored: study, slices (in any order), weights and software."""
+    slices = sorted((s.ref.sop_instance_uid, s.ref.frame_number or 0) for image in images for s in image.slices)
+    text = "\n".join(
+        (images[0].study_instance_uid, *(f"{uid} {frame}" for uid, frame in slices), bundle.digest, __version__)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def no_candidate(decisions: Sequence[SeriesDecision]) -> StudyRejected:
+    """Why a study without a series to grade ends REJECTED, in words an administrator can check."""
+    reasons = sorted({decision.reason.value for decision in decisions})
+    found = f"{len(decisions)} series: {', '.join(reasons)}" if decisions else "no readable series"
+    return StudyRejected(RejectionReason.NO_CANDIDATE, f"no axial T2 series of the lumbar spine among {found}")
+
+
+# --------------------------------------------------------------------------- the worker
+
+
+class GradeWorker:
+    """Claims quiet studies and takes them from RECEIVED to GRADED or REJECTED, one at a time."""
+
+    def __init__(self, config: Config, spool: Spool, store: JobStore, pipeline: Grader, *, worker: str) -> None:
+        self._config = config
+        self._spool = spool
+        self._store = store
+        self._pipeline = pipeline
+        self._worker = worker
+        self._back_off = BackOff(config.jobs.retry_base_s, config.jobs.retry_cap_s)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set. A study under way is then given back between two batches of slices."""
+        while not stop.is_set():
+            try:
+                worked = self.step(stop)
+            except TransientError as error:  # the database is away; what was claimed comes back when its lease ends
+                log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
+                worked = False
+            if not worked:
+                stop.wait(POLL_S)
+
+    def step(self, stop: threading.Event) -> bool:
+        """Claim and grade one study; False when none is due. Raises TransientError when the database is away."""
+        jobs = self._config.jobs
+        lease = self._store.claim(
+            JobState.RECEIVED, worker=self._worker, lease_s=jobs.lease_s, max_attempts=jobs.max_attempts
+        )
+        if lease is None:
+            return False
+        failpoint("grade.claimed")
+
+        def renew() -> None:
+            self._store.renew(lease, lease_s=jobs.lease_s)
+
+        with _time_limit(jobs.grade_limit_s), LeaseKeeper(renew, every_s=jobs.lease_s / 3, stop=stop) as keeper:
+            try:
+                self._grade(lease, keeper)
+            except Exception as error:  # noqa: BLE001  POLICY says what follows from each
+                self._conclude(lease, error)
+        return True
+
+    def _grade(self, lease: Lease, keeper: LeaseKeeper) -> None:
+        """RECEIVED to GRADED or REJECTED. Whatever goes wrong is raised; nothing of it is half done."""
+        scan = series.scan(self._spool.instance_path(one.path) for one in self._store.instances(lease.job_id))
+        for file in scan.unreadable:
+            log.warning("%s %s", file.path.name, file.reason, extra={"event": "unreadable_file", "job": lease.job_id})
+        selection = next(
+            (found for found in select(scan) if found.study_instance_uid == lease.study_instance_uid),
+            Selection(lease.study_instance_uid, (), ()),
+        )
+        if selection.chosen:
+            self._store.record_decisions(lease, selection.decisions)
+            self._make_result(lease, keeper, selection)
+        else:
+            rejected = no_candidate(selection.decisions)
+            self._store.reject(lease, reason=rejected.reason, sentence=rejected.sentence, decisions=selection.decisions)
+            log.info("job %d rejected: %s", lease.job_id, rejected, extra={"event": "rejected"})
+        failpoint("grade.advanced")
+
+    def _make_result(self, lease: Lease, keeper: LeaseKeeper, selection: Selection) -> None:
+        images = tuple(series.read(headers) for headers in selection.chosen)
+        keeper.check()
+        failpoint("grade.read")
+        chosen_key = findings_key(images, self._pipeline.identity)
+        findings = self._find(selection, images, keeper, chosen_key)
+        failpoint("grade.found")
+        result_key = report.content_key(findings, self._config.report)
+        documents = self._spool.documents(result_key)
+        if documents is None:
+            documents = self._compose(lease, findings, images, result_key)
+        failpoint("grade.composed")
+        self._store.advance_graded(
+            lease,
+            result_key=result_key,
+            chosen_key=chosen_key,
+            documents=[_row(one) for document in documents for one in (document, *document.alternatives)],
+            peers=[PeerSpec(name, peer.required) for name, peer in self._config.peers.items()],
+        )
+        log.info(
+            "job %d graded: %d series, %d documents", lease.job_id, len(images), len(documents),
+            extra={"event": "graded"},
+        )  # fmt: skip
+
+    def _find(
+        self, selection: Selection, images: Sequence[AxialSeries], keeper: LeaseKeeper, key: str
+    ) -> StudyFindings:
+        """Stored findings of exactly these slices, weights and software, or new ones, stored before they are used."""
+        if self._spool.findings(key) is None:
+            findings = find(selection, images, self._pipeline, progress=lambda done, of: keeper.check())
+            self._spool.put_findings(key, findings.to_json())
+        stored = self._spool.findings(key)
+        if stored is None:
+            raise TransientError(f"findings {key} were deleted while they were needed")
+        return StudyFindings.from_json(stored)
+
+    def _compose(
+        self, lease: Lease, findings: StudyFindings, images: Sequence[AxialSeries], key: str
+    ) -> tuple[Document, ...]:
+        """Documents, proven and durable."""
+        context = report.ReportContext(
+            key=key,
+            created=lease.first_claimed_at,
+            settings=self._config.report,
+            ae_title=self._config.receive.ae_title,
+            revision=lease.revision + 1,
+            predecessors=self._history(lease),
+        )
+        documents = report.compose(findings, images, context)
+        report.check(documents, findings, images)
+        return self._spool.put_documents(key, documents)
+
+    def _history(self, lease: Lease) -> tuple[report.Predecessor, ...]:
+        """The reports that peers may hold of this study: the confirmed ones, else one of each result."""
+        detail = self._store.job(lease.job_id)
+        receipts = () if detail is None else (r for d in detail.deliveries for r in d.receipts)
+        confirmed = {receipt.sop_instance_uid for receipt in receipts if receipt.confirmed}
+        named = []
+        for result in self._store.predecessors(lease.job_id):
+            reports = [row for row in result.documents if row.kind is DocumentKind.SR]
+            held = [row for row in reports if row.sop_instance_uid in confirmed] or reports[:1]
+            named += [
+                report.Predecessor(
+                    revision=result.revision,
+                    sop_class_uid=row.sop_class_uid,
+                    sop_instance_uid=row.sop_instance_uid,
+                    series_instance_uid=row.series_instance_uid,
+                )
+                for row in held
+            ]
+        return tuple(named)
+
+    def _conclude(self, lease: Lease, error: Exception) -> None:
+        """What POLICY says. Raises TransientError when the database is away: the lease then ends by itself."""
+        what, text = consequence(error), sentence(error)
+        jobs = self._config.jobs
+        log_consequence(log, error, f"job {lease.job_id}: grading", attempt=lease.attempt)
+        try:
+            match what:
+                case Consequence.DROP:
+                    pass
+                case Consequence.RELEASE:
+                    self._store.release(lease)
+                case Consequence.REJECT:
+                    assert isinstance(error, StudyRejected)  # noqa: S101  the only class with this consequence
+                    self._store.reject(lease, reason=error.reason, sentence=error.sentence)
+                case Consequence.FAIL:
+                    self._store.fail(lease, sentence=text)
+                case Consequence.RETRY:
+                    again = datetime.now(UTC) + timedelta(seconds=self._back_off.delay_s(lease.attempt))
+                    self._store.retry_later(lease, retry_at=again, sentence=text, max_attempts=jobs.max_attempts)
+        except LeaseLost:
+            log.info("job %d went to someone else meanwhile", lease.job_id, extra={"event": "lease_lost"})
+
+
+@contextmanager
+def _time_limit(limit_s: float) -> Iterator[None]:
+    """End this process, whatever it is stuck in, when the block takes longer.
+
+    The watchdog is a thread of the interpreter itself and needs no GIL; it writes where every thread was and exits. The
+    supervisor then frees the lease, and the attempt stays counted.
+    """
+    faulthandler.dump_traceback_later(limit_s, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _row(document: Document) -> DocumentRow:
+    return DocumentRow(
+        sop_instance_uid=document.sop_instance_uid,
+        sop_class_uid=document.sop_class_uid,
+        series_instance_uid=document.series_instance_uid,
+        kind=document.kind,
+    )

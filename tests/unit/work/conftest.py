@@ -1,0 +1,106 @@
+"""A node without processes: real spool, real database, real studies on disk; only the networks are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from stenosis_node.config import Config, load
+from stenosis_node.domain import (
+    AxialSeries,
+    BundleIdentity,
+    BundleStatus,
+    CanalNotFound,
+    Grade,
+    GradedSlice,
+    PixelBox,
+    ReceivedInstance,
+    SeriesFindings,
+    SliceFinding,
+    Unreadable,
+)
+from stenosis_node.jobs import JobDetail, JobStore, Touch
+from stenosis_node.spool import Spool
+
+
+class FakePipeline:
+    """Finds a canal of grade B in the middle of every slice it can read, or none at all."""
+
+    identity = BundleIdentity("fake", "1", BundleStatus.DEMONSTRATION, "ab" * 32, "Made up for tests.")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.blind = False
+        self.before: Callable[[], None] = lambda: None
+        """Called in the middle of the work."""
+
+    def grade(self, series: AxialSeries, *, progress: Callable[[int, int], None] | None = None) -> SeriesFindings:
+        self.calls += 1
+        self.before()
+        findings: list[SliceFinding] = []
+        for one in series.slices:
+            if progress is not None:
+                progress(len(findings), len(series.slices))
+            if one.pixels is None:
+                findings.append(Unreadable(one.ref, one.slab, one.unreadable or ""))
+            elif self.blind:
+                findings.append(CanalNotFound(one.ref, one.slab, None))
+            else:
+                scores = {Grade.A: 0.1, Grade.B: 0.7, Grade.C: 0.1, Grade.D: 0.1}
+                box = PixelBox(54.0, 66.0, 74.0, 86.0)
+                findings.append(GradedSlice(one.ref, one.slab, box, 0.9, 0.95, Grade.B, scores))
+        return SeriesFindings(series.series_instance_uid, tuple(findings))
+
+
+class Bench:
+    """The parts, and a short way to receive files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config: Config = load(
+            None,
+            overrides={
+                "spool": str(folder / "spool"),
+                "grading": {"bundle": str(folder / "bundle")},
+                "jobs": {"retry_base_s": 1000, "max_attempts": 2},
+            },
+        )
+        self.spool = Spool(self.config.spool)
+        self.store = JobStore(self.config.database_url)
+        self.store.migrate()
+        self.pipeline = FakePipeline()
+
+    def receive(self, *paths: Path) -> Touch:
+        """As reception does, without a quiet period."""
+        for path in paths:
+            ds = dcmread(path, stop_before_pixels=True)
+            put = self.spool.put(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, [path.read_bytes()])
+            received = ReceivedInstance(
+                study_instance_uid=ds.StudyInstanceUID,
+                series_instance_uid=ds.SeriesInstanceUID,
+                sop_instance_uid=ds.SOPInstanceUID,
+                sop_class_uid=ds.SOPClassUID,
+                transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
+                path=put.path,
+                size_bytes=put.size_bytes,
+                sha256=put.sha256,
+                calling_ae_title="TEST",
+                received_at=datetime.now(UTC),
+            )
+            touch = self.store.touch(received, quiet_period_s=0, ceiling_s=60)
+        return touch
+
+    def job(self, study_uid: str) -> JobDetail:
+        job = self.store.job(study_uid)
+        assert job is not None
+        return job
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.store.close()

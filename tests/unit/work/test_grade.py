@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stenosis_node.domain import DocumentKind, JobState
+from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.work.grade import GradeWorker, grade_files
+from tests.acceptance.studies import Study
+from tests.unit.work.conftest import Bench
+
+GO_ON = threading.Event()
+"""Never set: nobody asks the worker to stop."""
+
+
+def worker(bench: Bench) -> GradeWorker:
+    return GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="grade@test")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path / "study")
+
+
+def test_a_quiet_study_becomes_a_result(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    study.sagittal(4)
+    bench.receive(*study.files)
+
+    assert worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert job.job.state is JobState.DELIVERED  # there is no peer that must have it
+    documents = bench.spool.documents(job.results[0].result_key)
+    assert documents is not None
+    assert documents[-1].kind is DocumentKind.SR
+    assert documents[0].kind is DocumentKind.SC_OVERVIEW
+    assert {d.sop_instance_uid for d in documents} <= {row.sop_instance_uid for row in job.documents}
+    assert not worker(bench).step(GO_ON)
+
+
+def test_a_study_without_candidate_is_rejected_with_the_reasons_seen(bench: Bench, study: Study) -> None:
+    study.sagittal(4)
+    bench.receive(*study.files)
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert (job.job.state, job.job.reason) == (JobState.REJECTED, "no-candidate")
+    assert "not-axial" in (job.job.message or "")
+    assert bench.pipeline.calls == 0
+
+
+def test_a_study_in_which_no_canal_is_found_still_gets_a_report(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    bench.pipeline.blind = True
+
+    worker(bench).step(GO_ON)
+
+    kinds = [row.kind for row in bench.job(study.uid).documents]
+    assert DocumentKind.SR in kinds
+
+
+def test_stored_findings_are_used_again_and_an_unchanged_result_is_no_revision(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    sagittal = study.sagittal(4)
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+
+    touch = bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+
+    assert touch.reopened
+    assert bench.pipeline.calls == 1
+    assert [result.revision for result in bench.job(study.uid).results] == [1]
+
+
+def test_a_late_slice_of_the_graded_series_is_a_revision(bench: Bench, study: Study) -> None:
+    axial = study.axial(4)
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+
+    bench.receive(axial.add_slice())
+    worker(bench).step(GO_ON)
+
+    assert bench.pipeline.calls == 2
+    assert [result.revision for result in bench.job(study.uid).results] == [1, 2]
+
+
+def test_a_slice_that_comes_while_grading_takes_the_lease_and_its_result_away(bench: Bench, study: Study) -> None:
+    axial = study.axial(4)
+    bench.receive(*study.files)
+    bench.pipeline.before = lambda: bench.receive(axial.add_slice()) and None
+
+    worker(bench).step(GO_ON)
+    assert bench.job(study.uid).results == ()
+    assert bench.job(study.uid).job.state is JobState.RECEIVED
+
+    bench.pipeline.before = lambda: None
+    worker(bench).step(GO_ON)
+    assert [result.revision for result in bench.job(study.uid).results] == [1]
+
+
+def test_a_stop_gives_the_study_back_and_counts_no_attempt(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    stop = threading.Event()
+    bench.pipeline.before = stop.set
+
+    worker(bench).step(stop)
+
+    job = bench.job(study.uid).job
+    assert (job.state, job.worker, job.attempts) == (JobState.RECEIVED, None, 0)
+
+
+def out_of_memory() -> None:
+    raise TransientError("the GPU is out of memory")
+
+
+def test_what_may_work_later_is_tried_later(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    bench.pipeline.before = out_of_memory
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert (job.state, job.message) == (JobState.RECEIVED, "the GPU is out of memory")
+    assert job.retry_at is not None
+    assert job.retry_at > datetime.now(UTC) + timedelta(seconds=600)
+    assert not worker(bench).step(GO_ON)
+
+
+def test_and_not_for_ever(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    bench.pipeline.before = out_of_memory
+    impatient = bench.config.jobs.model_copy(update={"retry_base_s": 0.001})
+    bench.config = bench.config.model_copy(update={"jobs": impatient})
+
+    deadline = time.monotonic() + 20
+    while bench.job(study.uid).job.state is JobState.RECEIVED and time.monotonic() < deadline:
+        worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert job.state is JobState.FAILED
+    assert bench.pipeline.calls == bench.config.jobs.max_attempts
+    assert "the GPU is out of memory" in (job.message or "")
+
+
+def test_what_needs_a_human_fails_at_once(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+
+    def fail() -> None:
+        raise PermanentError("the overview does not say DEMO")
+
+    bench.pipeline.before = fail
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert (job.state, job.message) == (JobState.FAILED, "the overview does not say DEMO")
+
+
+def test_a_bug_is_tried_again_and_its_text_is_kept_out_of_the_job(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    bench.pipeline.before = lambda: int("Hong^Gildong") and None
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert job.state is JobState.RECEIVED
+    assert "ValueError" in (job.message or "")
+    assert "Hong" not in (job.message or "")
+
+
+def test_files_on_disk_are_graded_per_study_with_the_same_bytes_each_time(
+    bench: Bench, study: Study, tmp_path: Path
+) -> None:
+    other = Study(tmp_path / "other")
+    study.axial(4)
+    study.sagittal(3)
+    other.sagittal(3)
+    created = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
+    paths = [*study.files, *other.files]
+
+    first = grade_files(paths, bench.pipeline, bench.config, created=created)
+    second = grade_files(reversed(paths), bench.pipeline, bench.config, created=created)
+
+    assert [s.study_instance_uid for s in first] == sorted([study.uid, other.uid])
+    by_uid = {s.study_instance_uid: s for s in first}
+    assert by_uid[other.uid].findings is None
+    assert by_uid[other.uid].documents == ()
+    assert by_uid[study.uid].documents
+    assert [s.documents for s in first] == [s.documents for s in second]
