@@ -1,0 +1,8 @@
+"""Which series of a study are axial T2 of the lumbar spine, and why; and from their files to slices with pixels."""
+
+from stenosis_node.series.files import find_files
+from stenosis_node.series.headers import Scan, SeriesHeaders, SliceHeader, UnreadableFile, scan
+from stenosis_node.series.reading import read
+from stenosis_node.series.rules import choose
+
+__all__ = ["Scan", "SeriesHeaders", "SliceHeader", "UnreadableFile", "choose", "find_files", "read", "scan"]
