@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from training import commands
+from training.phantom import command as phantom_command
 
 app = typer.Typer(
     name="stenosis-train",
@@ -15,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+phantom_command.register(app)
 commands.register(app)
 
 

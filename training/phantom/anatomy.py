@@ -161,7 +161,7 @@ def plan_canal(
     low, high = _LATERAL_FAT_MM[looks]
     lateral = low + (high - low) * u[8]
     if kind is not SliceKind.DISC:
-        lateral += 0.5 + u[9]
+        lateral += (0.5 + u[9]) * (1 - narrowing)
     if level in ("L5", "S1") and looks is Grade.A:
         lateral += 1 + 3 * u[9]
     low, high = _POSTERIOR_FAT_MM.get(looks, (0.0, 0.0))

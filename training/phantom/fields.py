@@ -12,33 +12,38 @@ Shape = tuple[int, int]
 
 
 @lru_cache(maxsize=512)
-def _spline_basis(n: int, cells: int) -> F32:
-    """Uniform cubic B-spline basis ``[n, cells + 3]``, scaled so that white noise keeps unit variance per axis."""
+def _spline_basis(n: int, cells: int) -> tuple[npt.NDArray[np.intp], F32]:
+    """Uniform cubic B-splines at ``n`` samples: first knot ``[n]`` and weights ``[4, n]`` of the four knots that count.
+
+    Scaled so that white noise keeps unit variance.
+    """
     position = np.arange(n) * (cells / n)
-    cell = position.astype(int)
+    cell = position.astype(np.intp)
     t = position - cell
-    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    basis = np.zeros((n, cells + 3))
-    for k, w in enumerate(weights):
-        basis[np.arange(n), cell + k] = w / 6
-    basis /= np.sqrt((basis**2).sum(axis=1).mean())
-    frozen = basis.astype(np.float32)
-    frozen.setflags(write=False)
-    return frozen
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    weights = (weights / np.sqrt((weights**2).sum(axis=0).mean())).astype(np.float32)
+    cell.setflags(write=False)
+    weights.setflags(write=False)
+    return cell, weights
 
 
 def smooth_field(rng: np.random.Generator, shape: Shape, cells: float | tuple[float, float]) -> F32:
     """Zero-mean field of unit variance, ``[rows, columns]``.
 
     ``cells`` is how many independent bumps fit across the columns, or (across rows, across columns).
-    Two products with a B-spline basis: no pool, no repeats, and cheap enough for every slice.
+    Written without matrix products: BLAS threads of several drawing processes get in each other's way.
     """
     rows, cols = shape
     down, across = cells if isinstance(cells, tuple) else (cells * rows / cols, cells)
     n_down, n_across = max(1, round(down)), max(1, round(across))
     knots = rng.standard_normal((n_down + 3, n_across + 3), dtype=np.float32)
-    field = _spline_basis(rows, n_down) @ knots @ _spline_basis(cols, n_across).T
-    return field.astype(np.float32, copy=False)
+    cell, weights = _spline_basis(cols, n_across)
+    bands = sum(knots[:, cell + k] * weights[k] for k in range(4))
+    cell, weights = _spline_basis(rows, n_down)
+    field: F32 = bands[cell] * weights[0][:, None]
+    for k in range(1, 4):
+        field += bands[cell + k] * weights[k][:, None]
+    return field
 
 
 def ridges(rng: np.random.Generator, shape: Shape, cells: float | tuple[float, float], width: float) -> F32:

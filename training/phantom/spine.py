@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -67,6 +68,14 @@ class Spine:
         tilts = np.array([d.tilt for d in discs])
         self._tilt = CubicSpline(knots, np.concatenate([[tilts[0] + 0.42, tilts[0] + 0.25], tilts, [tilts[-1]]]))
 
+        middles = [-18.0, *((a.s + b.s) / 2 for a, b in pairwise(discs))]
+        tables = [LEVELS[n] for n in ("S1", *_ABOVE[:-1])]
+        attributes = [f.name for f in fields(LevelSizes)]
+        self._middles = np.array(middles)
+        self._tables = {a: np.array([getattr(t, a) for t in tables]) for a in attributes}
+        walk = np.arange(-78.0, discs[-1].s + 38.0, 1.0)
+        self._wall = walk, np.array([self.back_wall(s) for s in walk.tolist()])
+
     def body_centre(self, s: float) -> npt.NDArray[np.float64]:
         """Centre of body or disc at height ``s``, LPS."""
         return np.asarray(self._centre(s))
@@ -82,8 +91,8 @@ class Spine:
 
     def height_of_plane(self, point: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> float:
         """Height ``s`` at which a plane meets the canal. Raises ValueError when it does not."""
-        heights = np.arange(-78.0, self.discs[-1].s + 38.0, 1.0)
-        distance = np.array([float(normal @ (self.back_wall(s) - point)) for s in heights])
+        heights, wall = self._wall
+        distance = (wall - point) @ normal
         crossing = np.flatnonzero(np.diff(np.signbit(distance)))
         if not crossing.size:
             raise ValueError("the plane does not meet the spine")
@@ -92,23 +101,8 @@ class Spine:
 
     def sizes(self, s: float) -> LevelSizes:
         """Sizes at height ``s``, between those of the vertebrae."""
-        middles = np.array([-18.0, *((a.s + b.s) / 2 for a, b in zip(self.discs, self.discs[1:], strict=False))])
-        names = ("S1", *_ABOVE[:-1])
-        tables = [LEVELS[n] for n in names]
-
-        def at(attribute: str) -> float:
-            return float(np.interp(s, middles, [getattr(t, attribute) for t in tables]))
-
-        return LevelSizes(
-            body_half_width=at("body_half_width"),
-            body_half_depth=at("body_half_depth"),
-            canal_half_width=at("canal_half_width"),
-            sac_ap=at("sac_ap"),
-            sac_width=at("sac_width"),
-            psoas=at("psoas"),
-            roots=round(at("roots")),
-            erector=at("erector"),
-        )
+        at = {name: float(np.interp(s, self._middles, table)) for name, table in self._tables.items()}
+        return replace(LevelSizes(**at), roots=round(at["roots"]))  # type: ignore[arg-type]
 
     def nearest_disc(self, s: float) -> Disc:
         return min(self.discs, key=lambda d: abs(d.s - s))
