@@ -154,25 +154,21 @@ class Receiving(Database):
 
     def _add_instance(self, connection: Connection, received: ReceivedInstance, job_id: int | None) -> bool:
         """Whether the row is new."""
-        adding = (
-            self._insert(instance)
-            .values(
-                job_id=job_id,
-                study_instance_uid=received.study_instance_uid,
-                series_instance_uid=received.series_instance_uid,
-                sop_instance_uid=received.sop_instance_uid,
-                sop_class_uid=received.sop_class_uid,
-                transfer_syntax_uid=received.transfer_syntax_uid,
-                path=received.path.as_posix(),
-                size_bytes=received.size_bytes,
-                sha256=received.sha256,
-                calling_ae_title=received.calling_ae_title,
-                received_at=received.received_at,
-            )
-            .on_conflict_do_nothing()
-            .returning(instance.c.id)
-        )
-        return connection.execute(adding).first() is not None
+        adding = self._insert(instance).on_conflict_do_nothing().returning(instance.c.id)
+        row = {
+            "job_id": job_id,
+            "study_instance_uid": received.study_instance_uid,
+            "series_instance_uid": received.series_instance_uid,
+            "sop_instance_uid": received.sop_instance_uid,
+            "sop_class_uid": received.sop_class_uid,
+            "transfer_syntax_uid": received.transfer_syntax_uid,
+            "path": received.path.as_posix(),
+            "size_bytes": received.size_bytes,
+            "sha256": received.sha256,
+            "calling_ae_title": received.calling_ae_title,
+            "received_at": received.received_at,
+        }
+        return connection.execute(adding, row).first() is not None
 
     def _touch_purged(self, connection: Connection, row: Row[Any], any_new: bool, clock: _Clock) -> bool:
         """A study whose files were deleted starts again when all of them are back and something new is among them.

@@ -1,0 +1,194 @@
+"""What is deleted, when, and what a late instance can still rely on."""
+
+from __future__ import annotations
+
+import pytest
+
+from stenosis_node.domain import Decision, JobState, SeriesReason
+from stenosis_node.errors import PermanentError
+from stenosis_node.jobs import JobStore, Purge
+from tests.unit.jobs.drive import (
+    CEILING,
+    CT,
+    QUIET,
+    at,
+    claimed,
+    claimed_delivery,
+    decision,
+    grade,
+    graded,
+    instance,
+    kinds,
+    receive,
+    state,
+    summary,
+)
+
+DAY = 86_400
+
+
+def purgeable(store: JobStore, second: float, *, keep: bool = True) -> Purge:
+    return store.purgeable(instances_days=7, documents_days=90, keep_ungradable=keep, now=at(second))
+
+
+def paths(purge: Purge) -> list[str]:
+    return [path.name for path in purge.instances]
+
+
+def delivered(store: JobStore) -> None:
+    graded(store)
+    store.advance_delivery(claimed_delivery(store, 21), now=at(22))
+
+
+def test_instances_of_a_finished_study_go_after_their_days(store: JobStore) -> None:
+    delivered(store)
+    assert not purgeable(store, 22 + 7 * DAY - 1)
+
+    purge = purgeable(store, 22 + 7 * DAY)
+
+    assert paths(purge) == ["3.1.dcm"]
+    assert purgeable(store, 23 + 7 * DAY) == purge, "what a crash left is returned again"
+    store.mark_purged(purge, now=at(24 + 7 * DAY))
+    assert not purgeable(store, 25 + 7 * DAY)
+    assert store.instances(1) == ()
+    assert summary(store).n_instances == 1
+
+
+def test_documents_go_later(store: JobStore) -> None:
+    delivered(store)
+    store.mark_purged(purgeable(store, 50 * DAY))
+    purge = purgeable(store, 22 + 90 * DAY)
+
+    assert (purge.instances, purge.result_keys, purge.chosen_keys) == ((), ("aa" * 8,), (f"chosen-{'aa' * 8}",))
+    store.mark_purged(purge, now=at(91 * DAY))
+    assert not purgeable(store, 92 * DAY)
+    assert store.is_own_document("8.aa.1"), "documents are recognised for ever"
+
+
+@pytest.mark.parametrize("end", ["failed", "received", "graded"])
+def test_nothing_of_an_unfinished_study_goes(store: JobStore, end: str) -> None:
+    if end == "graded":
+        graded(store)
+    else:
+        receive(store, 1, 0)
+    if end == "failed":
+        store.fail(claimed(store, 15), sentence="broken", now=at(16))
+
+    assert state(store) == end
+    assert not purgeable(store, 1000 * DAY, keep=False)
+
+
+def test_bytes_that_can_never_be_graded_go_when_the_study_closes(store: JobStore) -> None:
+    receive(store, 1, 0, series="2.1")
+    receive(store, 2, 0, series="2.2")
+    receive(store, 3, 0, series="2.3")
+    receive(store, 4, 0, series="2.4", sop_class=CT)
+    lease = claimed(store, 15)
+    store.record_decisions(
+        lease,
+        [
+            decision("2.1"),
+            decision("2.2", Decision.REJECTED, SeriesReason.LOCALIZER),
+            decision("2.3", Decision.REJECTED, SeriesReason.TOO_FEW_SLICES),
+        ],
+    )
+    assert not purgeable(store, 16, keep=False)
+    grade(store, lease, 17)
+    assert not purgeable(store, 18, keep=False), "not closed before it is delivered"
+    store.advance_delivery(claimed_delivery(store, 19), now=at(20))
+    assert not purgeable(store, 21, keep=True)
+
+    purge = purgeable(store, 21, keep=False)
+
+    assert paths(purge) == ["3.2.dcm", "3.4.dcm"]
+    store.mark_purged(purge, now=at(22))
+    assert not purgeable(store, 23, keep=False)
+    assert [i.sop_instance_uid for i in store.instances(1)] == ["3.1", "3.3"]
+
+
+def test_a_late_instance_reopens_a_study_whose_ungradable_bytes_are_gone(store: JobStore) -> None:
+    receive(store, 1, 0, series="2.1")
+    receive(store, 2, 0, series="2.2")
+    lease = claimed(store, 15)
+    store.record_decisions(lease, [decision("2.1"), decision("2.2", Decision.REJECTED, SeriesReason.LOCALIZER)])
+    grade(store, lease, 17, peers=())
+    store.mark_purged(purgeable(store, 18, keep=False), now=at(18))
+
+    assert receive(store, 3, 20, series="2.1").reopened
+    again = claimed(store, 40)
+    store.record_decisions(again, [decision("2.1")])
+    detail = store.job(1)
+    assert detail is not None
+    assert [d.series_instance_uid for d in detail.series] == ["2.1", "2.2"], "what was said of the deleted one stays"
+
+
+def test_a_resent_instance_that_can_never_be_graded_is_deleted_again(store: JobStore) -> None:
+    receive(store, 1, 0)
+    receive(store, 2, 0, sop_class=CT)
+    grade(store, claimed(store, 15), 16, peers=())
+    store.mark_purged(purgeable(store, 18, keep=False), now=at(18))
+
+    assert not receive(store, 2, 20, sop_class=CT).new_instance
+
+    assert paths(purgeable(store, 21, keep=False)) == ["3.2.dcm"]
+
+
+def test_instances_of_a_study_without_mr_go_after_an_hour(store: JobStore) -> None:
+    receive(store, 1, 0, sop_class=CT)
+    assert not purgeable(store, 3599, keep=False)
+    assert not purgeable(store, 3600, keep=True)
+
+    purge = purgeable(store, 3600, keep=False)
+
+    assert paths(purge) == ["3.1.dcm"]
+    store.mark_purged(purge, now=at(3601))
+    assert receive(store, 1, 3700, sop_class=CT).new_instance, "its row is gone too"
+
+
+def test_a_late_instance_of_a_deleted_study_waits_until_the_whole_study_is_sent_again(store: JobStore) -> None:
+    receive(store, 1, 0)
+    receive(store, 2, 0)
+    grade(store, claimed(store, 15), 16, peers=())
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    assert not receive(store, 3, 9 * DAY).reopened
+    assert state(store) == JobState.DELIVERED
+    assert kinds(store)[-1] == "after-purge"
+    receive(store, 1, 9 * DAY + 1)
+    assert state(store) == JobState.DELIVERED
+    receive(store, 2, 9 * DAY + 2)
+
+    assert state(store) == JobState.RECEIVED
+    assert len(store.instances(1)) == 3
+    assert summary(store).n_instances == 3
+    assert claimed(store, 9 * DAY + 20).first_claimed_at == at(9 * DAY + 20)
+
+
+def test_the_whole_of_a_deleted_study_sent_again_changes_nothing(store: JobStore) -> None:
+    delivered(store)
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    receive(store, 1, 9 * DAY)
+
+    assert state(store) == JobState.DELIVERED
+    assert paths(purgeable(store, 9 * DAY + 1)) == ["3.1.dcm"], "and goes again"
+
+
+def test_a_study_whose_files_are_gone_cannot_be_graded_again(store: JobStore) -> None:
+    receive(store, 1, 0)
+    store.cancel(1, now=at(5))
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    with pytest.raises(PermanentError, match="send the whole study again"):
+        store.retry(1, now=at(9 * DAY))
+
+
+def test_many_instances_are_marked_in_portions(store: JobStore) -> None:
+    many = [(instance(number), False) for number in range(1201)]
+    store.touch_many(many, quiet_period_s=QUIET, ceiling_s=CEILING, now=at(0))
+    grade(store, claimed(store, 15), 16, peers=())
+
+    purge = purgeable(store, 8 * DAY)
+    assert len(purge.instances) == 1201
+    store.mark_purged(purge, now=at(8 * DAY))
+    assert not purgeable(store, 8 * DAY)
