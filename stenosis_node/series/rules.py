@@ -10,10 +10,10 @@ from pydicom.uid import UID
 
 from stenosis_node.domain import Decision, SeriesDecision, SeriesReason
 from stenosis_node.series.contrast import weighting
-from stenosis_node.series.geometry import Layout, field_of_view, plane_of
+from stenosis_node.series.geometry import Layout, center, field_of_view, plane_of
 from stenosis_node.series.headers import SeriesHeaders, SliceHeader
 from stenosis_node.series.repeats import Candidate, Repeat, coverage, find_repeats
-from stenosis_node.series.selection import MIN_SLICES, Selection, select
+from stenosis_node.series.selection import MAX_EXTENT_MM, MIN_SLICES, Selection, select
 from stenosis_node.series.wording import count, listing, span
 
 SUPINE: Final = frozenset({"HFS", "FFS", ""})
@@ -24,7 +24,6 @@ _POSITIONS: Final = {
     "DL": "lying on the left side",
     "S": "supine",
 }
-SECONDARY_CAPTURES: Final = "1.2.840.10008.5.1.4.1.1.7"
 MIN_OVERLAP: Final = 0.2
 """Share of slices shown twice from which the sentence of a chosen series mentions the other one."""
 
@@ -76,6 +75,13 @@ def _alone(series: SeriesHeaders, selection: Selection) -> SeriesDecision:
             SeriesReason.PATIENT_POSITION,
             f"axial T2, but the patient is {how} ({words}): nerve roots sink differently, the grades would not hold",
         )
+    if not selection.region.lumbar and (extent := _extent_mm(slices)) > MAX_EXTENT_MM:
+        return _rejected(
+            series,
+            selection,
+            SeriesReason.NOT_LUMBAR,
+            f"{extent:.0f} mm from head to foot is more than a lumbar spine, and no text names it",
+        )
     if not any(piece.has_pixels for piece in slices):
         return _rejected(series, selection, SeriesReason.NO_PIXEL_DATA, "axial T2, but no instance has pixel data")
     return _decision(series, selection, Decision.GRADED, SeriesReason.CHOSEN, "")
@@ -93,8 +99,7 @@ def _main_objection(series: SeriesHeaders, selection: Selection) -> tuple[Series
     planes = Counter(plane_of(piece.geometry).name for piece in series.slices if piece.geometry is not None)
     first = Counter(objection.reason for objection in selection.first_objections)
     n_passing = len(selection.layout.slices)
-    images = SeriesReason.NOT_AXIAL in first and len(planes) > 1 and len(first) + bool(n_passing) > 1
-    if images:
+    if SeriesReason.NOT_AXIAL in first and len(planes) > 1 and (len(first) > 1 or n_passing):
         return _mixed(planes, selection)
     if not first or (n_passing and n_passing + len(selection.layout.duplicates) >= max(first.values())):
         twice = count(len(selection.layout.duplicates), "duplicate")
@@ -154,7 +159,7 @@ def _chosen(series: SeriesHeaders, selection: Selection, candidates: Sequence[Ca
     if layout.duplicates:
         sentence += f" Left out: {count(len(layout.duplicates), 'slice')} at the same place as a better one."
     if holes := sum(slab.holes for slab in layout.slabs):
-        sentence += f" {count(holes, 'slice')} seem to be missing between others."
+        sentence += f" Steps between slices suggest that {count(holes, 'slice')} did not arrive."
     for other in candidates:
         if other.series.series_instance_uid == series.series_instance_uid:
             continue
@@ -225,6 +230,12 @@ def _values(series: SeriesHeaders, selection: Selection) -> dict[str, str]:
         "body part": series.body_part,
         "protocol": series.protocol,
     }
+
+
+def _extent_mm(slices: Sequence[SliceHeader]) -> float:
+    """From the centre of the first to the centre of the last slice, head to foot."""
+    heights = [float(center(piece)[2]) for piece in slices]
+    return max(heights) - min(heights)
 
 
 def _fov(slices: Sequence[SliceHeader]) -> str:
