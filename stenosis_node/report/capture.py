@@ -32,6 +32,7 @@ from stenosis_node.report.source import Lossy, SourceImage, StudyHeader
 GUTTER: Final = 30
 PANEL: Final = 236
 FOOTER: Final = 40
+CLOSE_UP: Final = PANEL - 32
 
 
 def annotated(entry: Entry, source: SourceImage, status: BundleStatus) -> tuple[Image.Image, tuple[float, float]]:
@@ -43,7 +44,7 @@ def annotated(entry: Entry, source: SourceImage, status: BundleStatus) -> tuple[
     scale = render.display_scale(geometry, *pixels.shape)
     slice_image = render.enlarged(render.windowed(pixels, source), scale)
     top = (wording.BANNER_HEIGHT_PX if wording.BANNER[status] else 0) + GUTTER
-    height = max(slice_image.height, 480)
+    height = max(slice_image.height, 512)
     size = (slice_image.width + 2 * GUTTER + PANEL, top + height + GUTTER + FOOTER)
     canvas = Image.new("RGB", size, render.PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -54,7 +55,11 @@ def annotated(entry: Entry, source: SourceImage, status: BundleStatus) -> tuple[
     box = finding_box(entry.finding)
     if box is not None:
         render.draw_box(draw, render.scaled_box(box, scale, GUTTER, y))
-    _panel(draw, entry, slice_image.width + 2 * GUTTER + 8, top)
+    left = slice_image.width + 2 * GUTTER + 8
+    _panel(draw, entry, left, top)
+    if box is not None:
+        close_up = render.canal_view(pixels, geometry, box, CLOSE_UP)
+        canvas.paste(close_up, (left, top + height + GUTTER - CLOSE_UP))
     _footer(draw, entry, canvas.width, canvas.height)
     return canvas, scale
 
@@ -79,26 +84,26 @@ def _panel(draw: ImageDraw.ImageDraw, entry: Entry, left: int, top: int) -> None
     match finding:
         case GradedSlice():
             draw.text((left, top), "Schizas grade", fill=MUTED, font=render.font(18))
-            draw.text((left - 6, top + 12), finding.grade.value, fill=ACCENT, font=render.font(170))
-            y = render.draw_lines(draw, ["network score"], (left, top + 218), 18, MUTED)
-            y = render.draw_bars(draw, finding.scores, finding.grade, (left, y + 6), width)
+            draw.text((left - 4, top + 8), finding.grade.value, fill=ACCENT, font=render.font(118))
             if entry.isolated:
-                lines = render.wrapped(f"{wording.ISOLATED}: both neighbours are grade A", width, 17)
-                y = render.draw_lines(draw, lines, (left, y + 6), 17, ACCENT)
-            _content(draw, "nerve rootlets", finding.content_score, finding.box_score, (left, y + 14))
+                lines = [f"{wording.ISOLATED}:", "both neighbours", "are grade A"]
+                render.draw_lines(draw, lines, (left + 92, top + 56), 15, ACCENT)
+            y = render.draw_lines(draw, ["network score"], (left, top + 148), 17, MUTED)
+            y = render.draw_bars(draw, finding.scores, finding.grade, (left, y + 2), width, step=24)
+            _content(draw, "nerve rootlets", finding.content_score, finding.box_score, (left, y + 10))
         case CordSlice():
             draw.text((left, top), "canal content", fill=MUTED, font=render.font(18))
-            draw.text((left - 2, top + 22), "cord", fill=ACCENT, font=render.font(84))
+            draw.text((left - 2, top + 20), "cord", fill=ACCENT, font=render.font(84))
             lines = render.wrapped("spinal cord level: Schizas grades do not apply", width, 18)
-            y = render.draw_lines(draw, lines, (left, top + 140), 18, INK)
-            _content(draw, "spinal cord", finding.content_score, finding.box_score, (left, y + 18))
+            render.draw_lines(draw, lines, (left, top + 140), 18, INK)
+            _content(draw, "spinal cord", finding.content_score, finding.box_score, (left, top + 280))
         case NotGradable():
             draw.text((left, top), "Schizas grade", fill=MUTED, font=render.font(18))
-            y = render.draw_lines(draw, ["not", "gradable"], (left - 2, top + 26), 52, ACCENT)
-            lines = render.wrapped(reason_words(finding) or "", width, 18)[:6]
-            y = render.draw_lines(draw, lines, (left, y + 14), 18, INK)
+            y = render.draw_lines(draw, ["not", "gradable"], (left - 2, top + 20), 46, ACCENT)
+            lines = render.wrapped(reason_words(finding) or "", width, 18)[:5]
+            y = render.draw_lines(draw, lines, (left, y + 10), 18, INK)
             lines = render.wrapped(wording.NO_EXCLUSION, width, 18)
-            render.draw_lines(draw, lines, (left, y + 14), 18, ACCENT)
+            render.draw_lines(draw, lines, (left, y + 8), 18, ACCENT)
 
 
 def _content(draw: ImageDraw.ImageDraw, content: str, score: float, box_score: float, place: tuple[int, int]) -> None:
@@ -107,7 +112,7 @@ def _content(draw: ImageDraw.ImageDraw, content: str, score: float, box_score: f
     for name, value in ((content, score), ("canal box", box_score)):
         draw.text((left, y), name, fill=INK, font=render.font(17))
         draw.text((right, y), wording.percent(value), fill=INK, font=render.font(17), anchor="ra")
-        y += 25
+        y += 23
 
 
 def _footer(draw: ImageDraw.ImageDraw, entry: Entry, width: int, height: int) -> None:

@@ -26,10 +26,10 @@ MARGIN: Final = 20
 CARD_WIDTH: Final = 560
 CARD_HEIGHT: Final = 216
 THUMB: Final = 184
-CROP_MM: Final = 64.0
 CELL: Final = 18
 HEADER: Final = 118
 FOOTER: Final = 84
+MIN_HEIGHT: Final = 512
 LEGEND: Final = (
     "A none or minor",
     "B moderate",
@@ -50,7 +50,7 @@ def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage]) -> Ima
     banner = wording.BANNER_HEIGHT_PX if wording.BANNER[outline.status] else 0
     width = max(columns, 2) * (CARD_WIDTH + MARGIN) + MARGIN
     card = width - 2 * MARGIN if columns == 1 else CARD_WIDTH
-    height = banner + HEADER + rows * (CARD_HEIGHT + MARGIN) + FOOTER
+    height = max(banner + HEADER + rows * (CARD_HEIGHT + MARGIN) + FOOTER, MIN_HEIGHT)
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     render.draw_banner(draw, width, outline.status)
@@ -104,7 +104,7 @@ def _card(
     left, top, width = place
     draw.rounded_rectangle((left, top, left + width - 1, top + CARD_HEIGHT - 1), 8, fill=CARD)
     shown = slab.worst or _representative(slab)
-    thumb = _thumbnail(shown, sources)
+    thumb = _thumbnail(shown)
     page.paste(thumb, (left + 16, top + 16))
     x = left + 16 + THUMB + 20
     draw.text((x, top + 12), slab.name, fill=MUTED, font=render.font(18))
@@ -114,9 +114,10 @@ def _card(
         _ungraded(draw, slab, (x, top + 46), left + width - 16 - x)
         return
     draw.text((x - 3, top + 30), worst.finding.grade.value, fill=ACCENT, font=render.font(96))
-    mark = "isolated slice" if worst.isolated else f"image {worst.number}"
-    draw.text((x, top + 140), mark, fill=ACCENT if worst.isolated else INK, font=render.font(17))
-    render.draw_bars(draw, worst.finding.scores, worst.finding.grade, (x + 112, top + 48), 208, step=25, size=17)
+    draw.text((x, top + 140), f"image {worst.number}", fill=INK, font=render.font(17))
+    if worst.isolated:
+        draw.text((x + 112, top + 146), "isolated slice: neighbours are A", fill=ACCENT, font=render.font(15))
+    render.draw_bars(draw, worst.finding.scores, worst.finding.grade, (x + 112, top + 44), 208, step=25, size=17)
 
 
 def _ungraded(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:
@@ -134,7 +135,7 @@ def _representative(slab: Slab) -> Entry:
     return boxed[len(boxed) // 2]
 
 
-def _thumbnail(entry: Entry, sources: dict[SliceRef, SourceImage]) -> Image.Image:
+def _thumbnail(entry: Entry) -> Image.Image:
     pixels = entry.image.pixels
     if pixels is None:
         blank = Image.new("RGB", (THUMB, THUMB), TRACK)
@@ -142,19 +143,7 @@ def _thumbnail(entry: Entry, sources: dict[SliceRef, SourceImage]) -> Image.Imag
             (THUMB // 2, THUMB // 2), "not readable", fill=INK, font=render.font(18), anchor="mm"
         )
         return blank
-    gray = render.windowed(pixels, sources[entry.image.ref])
-    geometry = entry.image.geometry
-    box = finding_box(entry.finding)
-    rows, columns = pixels.shape
-    center = box.center if box is not None else (columns / 2, rows / 2)
-    side = CROP_MM if box is not None else max(columns * geometry.column_spacing_mm, rows * geometry.row_spacing_mm)
-    thumb = render.crop_mm(gray, geometry, center, side, THUMB)
-    if box is not None:
-        per_mm = THUMB / side
-        scale = (per_mm * geometry.column_spacing_mm, per_mm * geometry.row_spacing_mm)
-        left, top = THUMB / 2 - center[0] * scale[0], THUMB / 2 - center[1] * scale[1]
-        render.draw_box(ImageDraw.Draw(thumb), render.scaled_box(box, scale, left, top), width=1)
-    return thumb
+    return render.canal_view(pixels, entry.image.geometry, finding_box(entry.finding), THUMB)
 
 
 def _strip(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:

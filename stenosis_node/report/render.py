@@ -28,6 +28,8 @@ MUTED: Final[Colour] = (152, 162, 176)
 INK: Final[Colour] = (238, 241, 245)
 ACCENT: Final[Colour] = (255, 176, 0)
 BLACK: Final[Colour] = (0, 0, 0)
+CLOSE_UP_MM: Final = 64.0
+"""Side of a close-up: the canal with facets and posterior fat."""
 
 
 @cache
@@ -94,16 +96,26 @@ def enlarged(gray: Gray, scale: tuple[float, float]) -> Image.Image:
     return Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC).convert("RGB")
 
 
-def crop_mm(
-    gray: Gray, geometry: SliceGeometry, center: tuple[float, float], side_mm: float, side_px: int
-) -> Image.Image:
-    """A square cut-out round a point (pixel edges), true proportions; black beyond the image."""
-    half_x = side_mm / geometry.column_spacing_mm / 2
-    half_y = side_mm / geometry.row_spacing_mm / 2
-    edges = (center[0] - half_x, center[1] - half_y, center[0] + half_x, center[1] + half_y)
-    picture = Image.fromarray(gray)
-    cut = picture.transform((side_px, side_px), Image.Transform.EXTENT, edges, Image.Resampling.BICUBIC, fillcolor=0)
-    return cut.convert("RGB")
+def canal_view(pixels: Pixels, geometry: SliceGeometry, box: PixelBox | None, side_px: int) -> Image.Image:
+    """A square close-up of the canal in true proportions, with its own window; the whole slice when there is no box."""
+    rows, columns = pixels.shape
+    spacing = (geometry.column_spacing_mm, geometry.row_spacing_mm)
+    center = box.center if box is not None else (columns / 2, rows / 2)
+    side_mm = CLOSE_UP_MM if box is not None else max(columns * spacing[0], rows * spacing[1])
+    half = side_mm / spacing[0] / 2, side_mm / spacing[1] / 2
+    edges = (center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1])
+    x0, y0, x1, y1 = (max(round(v), 0) for v in edges)
+    values = np.nan_to_num(pixels)
+    part = values[y0:y1, x0:x1]
+    low, high = np.percentile(part if part.size else values, (0.5, 99.5))
+    gray = Image.fromarray(_gray((values - low) / max(float(high - low), 1e-6)))
+    view = gray.transform((side_px, side_px), Image.Transform.EXTENT, edges, Image.Resampling.BICUBIC, fillcolor=0)
+    picture = view.convert("RGB")
+    if box is not None:
+        scale = side_px / 2 / half[0], side_px / 2 / half[1]
+        shifted = scaled_box(box, scale, -edges[0] * scale[0], -edges[1] * scale[1])
+        draw_box(ImageDraw.Draw(picture), shifted, width=1)
+    return picture
 
 
 # --------------------------------------------------------------------------- orientation

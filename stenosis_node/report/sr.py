@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
@@ -48,32 +50,30 @@ def build(
     images: dict[SliceRef, SourceImage],
     context: ReportContext,
 ) -> Document:
-    """The report, with its alternatives."""
-    content = _content(outline, findings, series, images, context)
-    made: list[Document] = []
-    for number, sop_class in enumerate(CLASSES):
-        series_uid, uid = context.uid("series", "sr", number), context.uid("sr", number)
-        ds = new_object(
-            study,
-            findings,
-            context,
-            kind=wording.REPORT_SERIES,
-            series=series_uid,
-            number=context.settings.series_number,
-        )
-        _header(ds, outline, findings, context)
-        ds.update(content)
-        made.append(
-            Document(
-                kind=DocumentKind.SR,
-                sop_class_uid=sop_class,
-                sop_instance_uid=uid,
-                series_instance_uid=series_uid,
-                transfer_syntax_uid=TRANSFER_SYNTAX,
-                content=to_bytes(ds, sop_class, uid),
-            )
-        )
-    return replace(made[0], alternatives=tuple(made[1:]))
+    """The report, with its alternatives: copies that differ in class, UID and series alone."""
+    series_uid = context.uid("series", "sr", 0)
+    number = context.settings.series_number
+    ds = new_object(study, findings, context, kind=wording.REPORT_SERIES, series=series_uid, number=number)
+    _header(ds, outline, findings, context)
+    ds.update(_content(outline, findings, series, images, context))
+    first = _document(context, 0, to_bytes(ds, CLASSES[0], context.uid("sr", 0)))
+    others = []
+    for position, sop_class in enumerate(CLASSES[1:], start=1):
+        copy = dcmread(BytesIO(first.content))  # the encoded tree stays as it is: nobody looks into it
+        copy.SeriesInstanceUID = context.uid("series", "sr", position)
+        others.append(_document(context, position, to_bytes(copy, sop_class, context.uid("sr", position))))
+    return replace(first, alternatives=tuple(others))
+
+
+def _document(context: ReportContext, position: int, content: bytes) -> Document:
+    return Document(
+        kind=DocumentKind.SR,
+        sop_class_uid=CLASSES[position],
+        sop_instance_uid=context.uid("sr", position),
+        series_instance_uid=context.uid("series", "sr", position),
+        transfer_syntax_uid=TRANSFER_SYNTAX,
+        content=content,
+    )
 
 
 def _header(ds: Dataset, outline: Outline, findings: StudyFindings, context: ReportContext) -> None:

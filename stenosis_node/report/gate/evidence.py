@@ -52,6 +52,8 @@ class Opened:
     def of(document: Document, *, alternative: bool) -> Opened:
         """Read a document back."""
         ds = readback.read(document)
+        if "SOPInstanceUID" not in ds:
+            raise ValueError("the file ends before its identity")
         content = readback.encoded(ds, "ContentSequence")
         root = readback.tree(ds if document.kind is DocumentKind.SR and not alternative else Dataset())
         return Opened(document, ds, root, content, alternative)

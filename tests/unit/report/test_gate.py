@@ -1,0 +1,336 @@
+"""A broken variant of every rule. What no validator catches, the gate must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from stenosis_node.domain import BundleStatus, Document, DocumentKind
+from stenosis_node.errors import PermanentError
+from stenosis_node.report import check, codes
+from stenosis_node.report.codes import Code
+from stenosis_node.report.gate import faults
+
+from . import mr_study
+from .conftest import Result
+
+Edit = Callable[[Dataset], None]
+
+
+def rewritten(document: Document, edit: Edit) -> Document:
+    ds = pydicom.dcmread(BytesIO(document.content))
+    edit(ds)
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    alternatives = tuple(same_content(other, buffer.getvalue()) for other in document.alternatives)
+    return replace(document, content=buffer.getvalue(), alternatives=alternatives)
+
+
+def same_content(alternative: Document, content: bytes) -> Document:
+    """An alternative broken in the same way, so that only the rule in question is."""
+    ds = pydicom.dcmread(BytesIO(content))
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = alternative.sop_class_uid
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = alternative.sop_instance_uid
+    ds.SeriesInstanceUID = alternative.series_instance_uid
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return replace(alternative, content=buffer.getvalue())
+
+
+def with_report(documents: Sequence[Document], edit: Edit) -> tuple[Document, ...]:
+    return tuple(rewritten(d, edit) if d.kind is DocumentKind.SR else d for d in documents)
+
+
+def with_capture(documents: Sequence[Document], edit: Edit, index: int = 3) -> tuple[Document, ...]:
+    return tuple(rewritten(d, edit) if i == index else d for i, d in enumerate(documents))
+
+
+def broken(documents: Sequence[Document], good: Result) -> set[str]:
+    return {fault.rule for fault in faults(documents, good.findings, [good.series])}
+
+
+# --------------------------------------------------------------------------- finding one's way in a tree
+
+
+def named(parent: Dataset, name: Code) -> list[Dataset]:
+    return [i for i in parent.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == name.value]
+
+
+def one(parent: Dataset, name: Code) -> Dataset:
+    return named(parent, name)[0]
+
+
+def group(ds: Dataset, index: int) -> Dataset:
+    return named(one(ds, codes.MEASUREMENTS), codes.GROUP)[index]
+
+
+CORD, GRADED, ISOLATED, NOT_GRADABLE = 0, 2, 4, 6
+"""Indices of slice groups; the slab groups come after the nine of them."""
+SLAB = 9
+
+
+def remove(name: Code, where: Callable[[Dataset], Dataset] = lambda ds: ds) -> Edit:
+    return lambda ds: where(ds).ContentSequence.remove(one(where(ds), name))
+
+
+def set_code(item: Dataset, code: Code) -> None:
+    value = item.ConceptCodeSequence[0]
+    value.CodeValue, value.CodingSchemeDesignator, value.CodeMeaning = code.value, code.scheme, code.meaning
+
+
+def set_number(item: Dataset, value: float) -> None:
+    item.MeasuredValueSequence[0].NumericValue = str(value)
+
+
+def qualitative(ds: Dataset) -> Dataset:
+    return one(ds, codes.QUALITATIVE)
+
+
+def swap_grade(ds: Dataset) -> None:
+    set_code(one(group(ds, GRADED), codes.SCHIZAS), codes.SCHIZAS_VALUE["D"])
+
+
+def points(*values: float, index: int = GRADED) -> Edit:
+    def edit(ds: Dataset) -> None:
+        one(group(ds, index), codes.IMAGE_REGION).GraphicData = list(values)
+
+    return edit
+
+
+def copy_tracking(ds: Dataset) -> None:
+    one(group(ds, 1), codes.TRACKING_UID).UID = one(group(ds, 0), codes.TRACKING_UID).UID
+
+
+def grade_on_cord(ds: Dataset) -> None:
+    group(ds, CORD).ContentSequence.append(one(group(ds, GRADED), codes.SCHIZAS))
+
+
+def numbers_of(ds: Dataset, index: int) -> list[Dataset]:
+    return [i for i in group(ds, index).ContentSequence if i.ValueType == "NUM"]
+
+
+def swap_first_scores(ds: Dataset) -> None:
+    items = group(ds, GRADED).ContentSequence
+    first = items.index(numbers_of(ds, GRADED)[0])
+    items[first], items[first + 1] = items[first + 1], items[first]
+
+
+def summary(text: str) -> Edit:
+    return lambda ds: setattr(one(ds, codes.SUMMARY), "TextValue", text)
+
+
+def summary_last(ds: Dataset) -> None:
+    item = one(ds, codes.SUMMARY)
+    ds.ContentSequence.remove(item)
+    ds.ContentSequence.append(item)
+
+
+def own_equipment(ds: Dataset) -> Dataset:
+    return ds.ContributingEquipmentSequence[0]
+
+
+def foreign_reference(ds: Dataset) -> None:
+    item = one(qualitative(ds), codes.OUTCOME)
+    image = next(i for i in item.ContentSequence if i.ValueType == "IMAGE")
+    image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def drop_library_entry(ds: Dataset) -> None:
+    listed = one(one(ds, codes.IMAGE_LIBRARY), codes.IMAGE_LIBRARY_GROUP)
+    listed.ContentSequence.remove(next(i for i in listed.ContentSequence if i.ValueType == "IMAGE"))
+
+
+def own_predecessor(ds: Dataset) -> None:
+    reference, series, study = Dataset(), Dataset(), Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = ds.SOPClassUID, "1.2.3.4"
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = "1.2.3", [reference]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = ds.StudyInstanceUID, [series]
+    ds.PredecessorDocumentsSequence = [study]
+
+
+def evidence(ds: Dataset) -> Dataset:
+    return ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+
+
+REPORT_FAULTS: list[tuple[str, Edit]] = [
+    ("template", lambda ds: setattr(ds.ContentTemplateSequence[0], "TemplateIdentifier", "2000")),
+    ("context", remove(codes.OBSERVER_TYPE)),
+    ("context", remove(codes.PROCEDURE_REPORTED)),
+    ("context", remove(codes.DEVICE_UID)),
+    ("scheme", lambda ds: delattr(ds, "CodingSchemeIdentificationSequence")),
+    ("codes", lambda ds: setattr(one(ds, codes.SUMMARY).ConceptNameCodeSequence[0], "CodeMeaning", "Synopsis")),
+    ("completion", lambda ds: setattr(ds, "CompletionFlag", "COMPLETE")),
+    ("verification", lambda ds: setattr(ds, "VerificationFlag", "VERIFIED")),
+    ("preliminary", lambda ds: setattr(ds, "PreliminaryFlag", "FINAL")),
+    ("predecessor", own_predecessor),
+    ("predecessor", lambda ds: setattr(ds, "SeriesDescription", ds.SeriesDescription + " REVISION 2, supersedes 1")),
+    ("air", lambda ds: setattr(own_equipment(ds), "SoftwareVersions", "other")),
+    ("air", lambda ds: setattr(own_equipment(ds), "DeviceUID", "1.2.3")),
+    ("air", lambda ds: ds.ContributingEquipmentSequence.pop(0)),
+    ("air", lambda ds: setattr(one(ds, codes.DEVICE_MODEL), "TextValue", "other")),
+    ("air", lambda ds: setattr(one(group(ds, 0), codes.ALGORITHM_VERSION), "TextValue", "other")),
+    ("evidence", lambda ds: evidence(ds).pop()),
+    ("library", drop_library_entry),
+    ("reference silence evidence", foreign_reference),
+    ("tracking", remove(codes.TRACKING_UID, lambda ds: group(ds, 0))),
+    ("tracking", copy_tracking),
+    ("region", lambda ds: setattr(one(group(ds, CORD), codes.IMAGE_REGION), "GraphicType", "POLYGON")),
+    ("region", points(52, 66.5, 76, 66.5, 76, 84, 52, 84, 52, 70)),
+    ("region", lambda ds: one(group(ds, CORD), codes.IMAGE_REGION).GraphicData.pop()),
+    ("box-inside box", points(52, 66.5, 900, 66.5, 900, 84, 52, 84, 52, 66.5)),
+    ("box", points(53, 66.5, 76, 66.5, 76, 84, 53, 84, 53, 66.5)),
+    ("score-range", lambda ds: set_number(numbers_of(ds, CORD)[0], 101)),
+    (
+        "score-range",
+        lambda ds: setattr(
+            numbers_of(ds, CORD)[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0], "CodeValue", "mm"
+        ),
+    ),
+    ("scores", lambda ds: set_number(numbers_of(ds, GRADED)[0], 10)),
+    ("scores", lambda ds: group(ds, GRADED).ContentSequence.remove(numbers_of(ds, GRADED)[2])),
+    ("grade argmax", swap_grade),
+    ("first-score", swap_first_scores),
+    ("no-grade", grade_on_cord),
+    ("isolated", remove(codes.AGREEMENT, lambda ds: group(ds, ISOLATED))),
+    ("canal-content", lambda ds: set_code(one(group(ds, CORD), codes.CONTENT), codes.CONTENT_VALUE["rootlet"])),
+    ("silence", lambda ds: set_code(one(group(ds, NOT_GRADABLE), codes.OUTCOME), codes.OUTCOME_VALUE["graded"])),
+    ("silence", remove(codes.OUTCOME, qualitative)),
+    ("slab", lambda ds: set_code(one(group(ds, SLAB), codes.SCHIZAS_WORST), codes.SCHIZAS_VALUE["B"])),
+    ("slab", lambda ds: one(ds, codes.MEASUREMENTS).ContentSequence.pop()),
+    ("overall", lambda ds: set_code(one(qualitative(ds), codes.SCHIZAS_OVERALL), codes.SCHIZAS_VALUE["C"])),
+    ("overall", remove(codes.SCHIZAS_OVERALL, qualitative)),
+    ("content overall silence", remove(codes.QUALITATIVE)),
+    ("summary", summary_last),
+    ("summary same-words", remove(codes.SUMMARY)),
+    ("not-verified same-words", summary("Demonstration weights - not for clinical use. Worst Schizas grade D on it")),
+    ("summary-status same-words", summary("AI result, not verified. Worst Schizas grade D on it")),
+    ("summary-grade same-words", summary("Demonstration weights - not for clinical use. AI result, not verified.")),
+    ("demonstration", lambda ds: setattr(ds, "SeriesDescription", "AI stenosis report")),
+    ("network-score", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Probability of a grade")),
+    ("level-name", lambda ds: setattr(one(qualitative(ds), codes.SLAB_RESULT), "TextValue", "Slab at L4/5: D")),
+    ("patient-text", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Result of Hong^Gildong")),
+    ("patient", lambda ds: setattr(ds, "PatientID", "SOMEBODY ELSE")),
+    ("patient", lambda ds: delattr(ds, "PatientBirthDate")),
+    ("patient", lambda ds: setattr(ds, "PatientName", "Hong^?????")),
+    ("patient", lambda ds: setattr(ds, "SpecificCharacterSet", "ISO_IR 100")),
+    ("study", lambda ds: setattr(ds, "StudyInstanceUID", "1.2.3")),
+    ("identity", lambda ds: setattr(ds, "SeriesInstanceUID", "1.2.3")),
+]
+
+
+@pytest.mark.parametrize(("rules", "edit"), REPORT_FAULTS, ids=[f"{i}-{r}" for i, (r, _) in enumerate(REPORT_FAULTS)])
+def test_broken_report(good: Result, rules: str, edit: Edit) -> None:
+    assert broken(with_report(good.documents, edit), good) == set(rules.split())
+
+
+def black_banner(ds: Dataset) -> None:
+    pixels = np.frombuffer(ds.PixelData, np.uint8).copy()
+    pixels[: ds.Columns * 3 * 30] = 0
+    ds.PixelData = pixels.tobytes()
+
+
+def small(ds: Dataset) -> None:
+    ds.Rows, ds.Columns, ds.PixelData = 40, 600, ds.PixelData[: 40 * 600 * 3]
+
+
+CAPTURE_FAULTS: list[tuple[str, Edit]] = [
+    ("image-type", lambda ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY"])),
+    ("burned-in", lambda ds: setattr(ds, "BurnedInAnnotation", "YES")),
+    ("geometry", lambda ds: setattr(ds, "ImagePositionPatient", ["0", "0", "0"])),
+    ("lossy", lambda ds: setattr(ds, "LossyImageCompression", "01")),
+    ("sources", lambda ds: delattr(ds, "ReferencedSeriesSequence")),
+    ("sources", lambda ds: delattr(ds.SourceImageSequence[0], "PurposeOfReferenceCodeSequence")),
+    ("sources same-words captures", lambda ds: setattr(ds.SourceImageSequence[0], "ReferencedSOPInstanceUID", "1.2.3")),
+    ("not-verified", lambda ds: setattr(ds, "ImageComments", ds.ImageComments.split(". ")[0])),
+    ("same-words", lambda ds: setattr(ds, "ImageComments", ds.ImageComments.replace("Schizas A", "Schizas D"))),
+    ("pixels", lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2])),
+    ("pixels", lambda ds: setattr(ds, "HighBit", 6)),
+    ("pixels banner", small),
+    ("banner", black_banner),
+    ("demonstration", lambda ds: setattr(ds, "SeriesDescription", "AI stenosis images")),
+    ("air", lambda ds: delattr(ds, "ContributingEquipmentSequence")),
+]
+
+
+@pytest.mark.parametrize(("rules", "edit"), CAPTURE_FAULTS, ids=[f"{i}-{r}" for i, (r, _) in enumerate(CAPTURE_FAULTS)])
+def test_broken_capture(good: Result, rules: str, edit: Edit) -> None:
+    assert broken(with_capture(good.documents, edit), good) == set(rules.split())
+
+
+def replaced(documents: Sequence[Document], index: int, **changes: object) -> tuple[Document, ...]:
+    changed = list(documents)
+    changed[index] = replace(changed[index], **changes)  # type: ignore[arg-type]
+    return tuple(changed)
+
+
+SET_FAULTS: list[tuple[str, Callable[[tuple[Document, ...]], Sequence[Document]]]] = [
+    ("order", lambda d: (d[-1], *d[:-1])),
+    ("order same-words", lambda d: d[:-1]),
+    ("order unique", lambda d: (d[0], d[0], *d[1:])),
+    ("captures", lambda d: (*d[:3], *d[4:])),
+    ("key", lambda d: replaced(d, 3, key=False)),
+    ("key", lambda d: replaced(d, 4, key=True)),
+    ("key", lambda d: replaced(d, 7, key=False)),
+    ("readable", lambda d: replaced(d, 3, content=d[3].content[:200])),
+    ("readable", lambda d: replaced(d, 3, content=b"no DICOM")),
+    ("identity", lambda d: replaced(d, 3, sop_instance_uid="1.2.3")),
+    ("identity", lambda d: replaced(d, -1, transfer_syntax_uid="1.2.840.10008.1.2")),
+    (
+        "alternative",
+        lambda d: replaced(
+            d,
+            -1,
+            alternatives=(
+                rewritten(
+                    d[-1].alternatives[0], lambda ds: setattr(ds.ContentSequence[0], "RelationshipType", "CONTAINS")
+                ),
+            ),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rules", "change"), SET_FAULTS, ids=[f"{i}-{r}" for i, (r, _) in enumerate(SET_FAULTS)])
+def test_broken_set(good: Result, rules: str, change: Callable[[tuple[Document, ...]], Sequence[Document]]) -> None:
+    found = broken(change(good.documents), good)
+    if "same-words" in rules:  # without an SR there is nothing to compare with
+        found |= {"same-words"}
+    assert found == set(rules.split())
+
+
+def test_good_documents_pass_and_broken_ones_name_every_rule(good: Result) -> None:
+    check(good.documents, good.findings, [good.series])
+
+    def edit(ds: Dataset) -> None:
+        ds.PreliminaryFlag = "FINAL"
+        ds.VerificationFlag = "VERIFIED"
+
+    with pytest.raises(PermanentError, match=r"broke 2 rules(?s:.*)verification(?s:.*)preliminary"):
+        check(with_report(good.documents, edit), good.findings, [good.series])
+
+
+def test_a_result_that_differs_from_the_findings_does_not_pass(good: Result) -> None:
+    letters = "ccA" + "ABA?" + "BD-x"
+    other = mr_study.findings(good.series, letters)
+    rules = {fault.rule for fault in faults(good.documents, other, [good.series])}
+    assert {"grade", "scores", "slab"} <= rules
+
+
+def test_the_status_of_the_bundle_decides_what_must_be_said(good: Result) -> None:
+    claimed = replace(good.findings, bundle=replace(good.findings.bundle, status=BundleStatus.VALIDATED))
+    assert {"demonstration", "preliminary"} <= {f.rule for f in faults(good.documents, claimed, [good.series])}
+
+
+def test_lossy_source_must_stay_lossy(tmp_path, good: Result) -> None:  # type: ignore[no-untyped-def]
+    def edit(ds: Dataset) -> None:
+        ds.LossyImageCompression = "01"
+
+    lossy = mr_study.blinded(mr_study.classic(tmp_path, (3, 4, 4), edit=edit), "ccA" + "ACA?" + "BD-x")
+    rules = {fault.rule for fault in faults(good.documents, good.findings, [lossy])}
+    assert rules == {"lossy"}
