@@ -55,7 +55,12 @@ def running(name: str, command: Sequence[str], log: Path) -> Iterator[subprocess
 
 
 def wait_until(
-    what: str, is_true: Callable[[], bool], processes: dict[Path, subprocess.Popen[bytes]], *, limit_s: float
+    what: str,
+    is_true: Callable[[], bool],
+    processes: dict[Path, subprocess.Popen[bytes]],
+    *,
+    limit_s: float,
+    every_s: float = 0.25,
 ) -> None:
     """Poll until ``is_true``. ``processes`` maps the log of each program that must stay alive meanwhile.
 
@@ -69,7 +74,7 @@ def wait_until(
         if time.monotonic() > deadline:
             logs = ", ".join(str(log) for log in processes)
             raise DemoError(f"{what}: not after {limit_s:.0f} s; see {logs}")
-        time.sleep(0.25)
+        time.sleep(every_s)
 
 
 def listens(port: int) -> bool:

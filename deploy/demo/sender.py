@@ -22,6 +22,6 @@ def send_folder(folder: Path, *, ae_title: str, port: int) -> str:
         command += ["-r", "-cx", "-aet", "DEMOMODALITY", "-aec", ae_title]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     output = (done.stdout + done.stderr).strip()
-    if done.returncode != 0 or "E: " in output:
+    if done.returncode != 0 or "E: Store failed" in output:
         raise DemoError(f"{name} could not send {folder} (exit code {done.returncode}):\n{output[-2000:]}")
     return name

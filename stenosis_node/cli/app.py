@@ -38,7 +38,7 @@ class NodeGroup(TyperGroup):
             ctx.exit(exit_code(error))
         except BrokenPipeError:
             sys.stdout = None  # the reader (head, less) has gone: nothing is left to say, not even at exit
-            ctx.exit(ExitCode.OK)
+            ctx.exit(ExitCode.FAILED)
         except KeyboardInterrupt:
             complain("stenosis-node: interrupted")
             ctx.exit(ExitCode.INTERRUPTED)

@@ -38,7 +38,7 @@ def doctor(
         rows = [
             (f.level.value, f.about, f.sentence if f.fix is None else f"{f.sentence}\n-> {f.fix}") for f in findings
         ]
-        show(table(("Level", "About", "Finding"), rows))
+        show(table(("=Level", "=About", "Finding"), rows))
         counts = {level: sum(f.level is level for f in findings) for level in Level}
         say(", ".join(f"{count} {level}" for level, count in counts.items()))
     failed = {f.about for f in findings if f.level is Level.FAIL}

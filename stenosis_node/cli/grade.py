@@ -31,6 +31,9 @@ from stenosis_node.errors import ConfigError, PermanentError
 if TYPE_CHECKING:
     from stenosis_node.work.grade import GradedStudy
 
+NAMED_FILES = 10
+"""Unreadable files that are named one by one."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -148,8 +151,11 @@ def _settings(config: Path | None, bundle: Path | None) -> Config:
 def _warn_of_unreadable(paths: tuple[Path, ...]) -> None:
     from stenosis_node.series import scan
 
-    for file in scan(paths).unreadable:
+    unreadable = scan(paths).unreadable
+    for file in unreadable[:NAMED_FILES]:
         complain(f"skipped {file.path}: {file.reason}")
+    if len(unreadable) > NAMED_FILES:
+        complain(f"skipped {len(unreadable) - NAMED_FILES} more files that cannot be read")
 
 
 # --------------------------------------------------------------------------- what comes out
@@ -173,6 +179,7 @@ def _progress() -> Iterator[Progress]:
 def _print_study(study: GradedStudy, target: Path | None) -> None:
     say(f"Study {study.study_instance_uid}")
     show(decisions_table(study.decisions))
+    say()
     if study.findings is None:
         say("Nothing to grade: no axial T2 series of the lumbar spine.")
         return

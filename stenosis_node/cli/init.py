@@ -18,7 +18,7 @@ from stenosis_node.cli.output import say
 from stenosis_node.config import load
 from stenosis_node.errors import ConfigError
 
-DEFAULT_SPOOL = Path("/var/lib/stenosis-node")
+DEFAULT_SPOOL = Path("spool")
 EXAMPLE_PEER = "pacs=PACS@pacs.example:104"
 PEER_FORM = re.compile(r"(?P<name>[\w-]+)=(?P<ae_title>[^@]+)@(?P<host>[^@]+):(?P<port>\d+)", re.ASCII)
 
@@ -44,7 +44,7 @@ def init(
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already; give --force to replace it or --output to write elsewhere")
     if bundle is None:
-        if not sys.stdin.isatty():
+        if not is_terminal():
             raise ConfigError("--bundle is needed: the folder that holds the weights' manifest.json")
         bundle = Path(typer.prompt("Folder of the weights bundle"))
     if not (bundle / "manifest.json").is_file():
@@ -59,8 +59,16 @@ def init(
     say(f"Wrote {output}. Next: stenosis-node doctor --config {output}")
 
 
+def is_terminal() -> bool:
+    """Whether somebody is there to answer a question."""
+    return sys.stdin.isatty()
+
+
 def render(*, bundle: Path, spool: Path, ae_title: str, host: str, port: int, peers: list[str]) -> str:
     """The configuration as TOML text; without peers it shows one as a comment. Raises ConfigError for a wrong peer."""
+    names = [text.partition("=")[0] for text in peers]
+    if twice := [text for text, name in zip(peers, names, strict=True) if names.count(name) > 1]:
+        raise ConfigError(f"--peer {twice[0]}: each peer needs a name of its own")
     tables = [_peer(text) for text in peers] or [_commented(_peer(EXAMPLE_PEER))]
     return Template(_resource("node.toml")).substitute(
         bundle=_toml(str(bundle)),
@@ -77,7 +85,7 @@ def _peer(text: str) -> str:
     if match is None:
         raise ConfigError(f"--peer {text}: write it as NAME=AE_TITLE@HOST:PORT, for example {EXAMPLE_PEER}")
     return Template(_resource("peer.toml")).substitute(
-        name=match["name"], ae_title=_toml(match["ae_title"]), host=_toml(match["host"]), port=match["port"]
+        name=match["name"], ae_title=_toml(match["ae_title"]), host=_toml(match["host"].strip("[]")), port=match["port"]
     )
 
 

@@ -13,9 +13,9 @@ from stenosis_node.domain import JobState
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary
+    from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary, ResultSummary
 
-UID_CHARACTERS = 28
+UID_CHARACTERS = 24
 """A longer UID is shortened in the middle where many jobs share a table."""
 
 
@@ -32,7 +32,7 @@ def jobs_table(summaries: Iterable[JobSummary]) -> Table:
         )
         for job in summaries
     )
-    return table((">Job", "State", "Since", ">Images", "Study", "What"), rows)
+    return table((">Job", "=State", "=Since", ">Images", "=Study", "What"), rows)
 
 
 def follow_line(job: JobSummary) -> str:
@@ -70,31 +70,39 @@ def job_sections(detail: JobDetail) -> Iterator[str | Table]:
     yield f"Job {job.id}: {job.state} since {local_time(job.state_since)}"
     yield f"Study {job.study_instance_uid}, {job.n_instances} images, last at {local_time(job.last_instance_at)}"
     if said := activity(job):
-        yield f"Now: {said}"
+        yield said[0].upper() + said[1:]
     if detail.conflicts:
         yield f"{detail.conflicts} times other bytes came under a known UID: the first were kept, see the quarantine"
     if detail.series:
         yield "\nSeries"
         yield decisions_table(detail.series)
-    yield "Steps"
-    yield table(("Time", "Step", "What"), ((local_time(e.at), e.kind.value, e.sentence) for e in detail.events))
+    yield "\nSteps"
+    yield table(("=Time", "=Step", "What"), ((local_time(e.at), e.kind.value, e.sentence) for e in detail.events))
+    yield ""
     for result in detail.results:
-        kinds = Counter(document.kind.value for document in result.documents)
-        made = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        yield f"Result, revision {result.revision}: {made}; made {local_time(result.created_at)}"
+        yield f"Result, revision {result.revision}: {_made(result)}; made {local_time(result.created_at)}"
     for delivery in detail.deliveries:
         yield from _delivery_sections(delivery, detail)
 
 
+def _made(result: ResultSummary) -> str:
+    """How many documents of each kind; the same report in another SOP class counts once."""
+    forms = Counter((document.kind.value, document.sop_class_uid) for document in result.documents)
+    counts: dict[str, int] = {}
+    for (kind, _), count in forms.items():
+        counts[kind] = max(count, counts.get(kind, 0))
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
 def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator[str | Table]:
     need = "" if delivery.required else " (not required)"
-    tried = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
+    tried = f", {delivery.attempts} attempt{'s' * (delivery.attempts > 1)}" if delivery.attempts else ""
     yield (
         f"\nDelivery of revision {delivery.revision} to {delivery.peer}{need}: {delivery.state} "
-        f"since {local_time(delivery.state_since)}, {tried}"
+        f"since {local_time(delivery.state_since)}{tried}"
     )
     if delivery.message:
-        yield f"{delivery.message}"
+        yield delivery.message
     kinds = {document.sop_instance_uid: document.kind.value for r in detail.results for document in r.documents}
     answers: dict[tuple[str, str, str], list[datetime]] = {}
     for receipt in delivery.receipts:
@@ -103,7 +111,7 @@ def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator
         answers.setdefault(key, []).append(receipt.at)
     if answers:
         rows = ((kind, str(len(at)), status, text, local_time(max(at))) for (kind, status, text), at in answers.items())
-        yield table(("Sent", ">Count", "Answer", "Text", "Last"), rows)
+        yield table(("=Sent", ">Count", "=Answer", "Text", "=Last"), rows)
 
 
 def _clock(moment: datetime) -> str:

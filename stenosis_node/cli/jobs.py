@@ -68,7 +68,7 @@ def job(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> No
 
 
 def retry(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
-    """Let a failed, cancelled or rejected job go on where it stopped. A complete result is never graded again."""
+    """Try again now, from where the job stopped. A complete result is never graded again."""
     with open_store(load_config(config)) as store:
         detail = find_job(store, name)
         state = store.retry(detail.job.id)
@@ -99,7 +99,7 @@ def open_store(config: Config) -> Iterator[JobStore]:
 
 def find_job(store: JobStore, name: str) -> JobDetail:
     """A job by number or Study Instance UID. Raises NotFound."""
-    detail = store.job(int(name) if name.isdecimal() and len(name) < 19 else name)
+    detail = store.job(name)
     if detail is None:
         raise NotFound(f"no job {name}; 'stenosis-node jobs' lists them")
     return detail

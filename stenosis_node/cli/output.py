@@ -54,15 +54,25 @@ def complain(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
-    """A plain table. ``>`` before a column's name aligns it right; a cell with the name of a state gets its colour."""
+    """A plain table. A cell with the name of a state gets its colour.
+
+    columns  names; ``>`` before one aligns it right, ``=`` keeps its cells on one line
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+    )
     for column in columns:
-        right = column.startswith(">")
-        made.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+        mark = column[0]
+        made.add_column(
+            column.lstrip(">="),
+            justify="right" if mark == ">" else "left",
+            no_wrap=mark in ">=",
+            overflow="fold",
+        )
     for row in rows:
         made.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
     return made
@@ -112,6 +122,6 @@ def decisions_table(decisions: Iterable[SeriesDecision]) -> Table:
             decision.reason.value,
             decision.sentence,
         )
-        for decision in decisions
+        for decision in sorted(decisions, key=lambda d: (d.series_number is None, d.series_number or 0))
     )
-    return table((">No.", "Series", ">Images", "Decision", "Reason", "Why"), rows)
+    return table((">No.", "Series", ">Images", "=Decision", "=Reason", "Why"), rows)

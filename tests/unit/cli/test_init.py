@@ -1,0 +1,94 @@
+"""init writes what the node accepts, and never over a file by accident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stenosis_node.cli.app import app
+from stenosis_node.config import load
+from tests.unit.cli.conftest import Run
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_it_writes_a_configuration_that_loads(run: Run, bundle: Path) -> None:
+    done = run("init", "--bundle", bundle, "--spool", "store", "--ae-title", "LUMBAR", "--port", 104, "--host", "::")
+    assert done.code == 0
+    config = load(Path("node.toml"))
+    assert config.grading.bundle == bundle
+    assert config.spool.name == "store"
+    assert (config.receive.ae_title, config.receive.port, config.receive.host) == ("LUMBAR", 104, "::")
+    assert config.peers == {}
+
+
+def test_peers(run: Run, bundle: Path) -> None:
+    wanted = ("--peer", "pacs=PACS 1@10.0.0.5:104", "--peer", "second=B@[::1]:11112")
+    done = run("init", "--bundle", bundle, *wanted, "-o", "a/b.toml")
+    assert done.code == 0
+    peers = load(Path("a/b.toml")).peers
+    assert {name: (p.ae_title, p.host, p.port) for name, p in peers.items()} == {
+        "pacs": ("PACS 1", "10.0.0.5", 104),
+        "second": ("B", "::1", 11112),
+    }
+
+
+def test_every_comment_of_the_defaults_stays(run: Run, bundle: Path) -> None:
+    run("init", "--bundle", bundle)
+    text = Path("node.toml").read_text(encoding="utf-8")
+    assert "# quiet_period_s = 180" in text
+    assert "# [peers.pacs]" in text
+
+
+def test_an_existing_file_is_kept_unless_forced(run: Run, bundle: Path) -> None:
+    Path("node.toml").write_text("mine", encoding="utf-8")
+    done = run("init", "--bundle", bundle)
+    assert done.code == 2
+    assert "--force" in done.err
+    assert Path("node.toml").read_text(encoding="utf-8") == "mine"
+    assert run("init", "--bundle", bundle, "--force").code == 0
+    assert load(Path("node.toml")).grading.bundle == bundle
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "receive.port"),
+        (["--ae-title", "SEVENTEEN-LETTERS"], "receive.ae_title"),
+        (["--peer", "pacs"], "NAME=AE_TITLE@HOST:PORT"),
+        (["--peer", "pacs=PACS@host:0"], "peers.pacs.port"),
+        (["--peer", "a=A@h:1", "--peer", "a=A@h:1"], "a=A@h:1"),
+    ],
+)
+def test_what_the_node_would_refuse_is_never_written(run: Run, bundle: Path, arguments: list[str], said: str) -> None:
+    done = run("init", "--bundle", bundle, *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert not Path("node.toml").exists()
+
+
+def test_a_folder_without_manifest_is_no_bundle(run: Run, tmp_path: Path) -> None:
+    done = run("init", "--bundle", tmp_path)
+    assert done.code == 2
+    assert "manifest.json" in done.err
+
+
+def test_without_a_terminal_the_bundle_must_be_named(run: Run) -> None:
+    done = run("init")
+    assert done.code == 2
+    assert "--bundle" in done.err
+
+
+def test_on_a_terminal_it_asks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stenosis_node.cli.init.is_terminal", lambda: True)
+    done = CliRunner().invoke(app, ["init"], input=f"{bundle}\n")
+    assert done.exit_code == 0
+    assert load(Path("node.toml")).grading.bundle == bundle
