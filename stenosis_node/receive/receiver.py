@@ -19,7 +19,7 @@ from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Config
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, ReceivedInstance
-from stenosis_node.errors import ConfigError, NodeError, TransientError
+from stenosis_node.errors import ConfigError, NodeError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.receive.associations import OpenAssociation, OpenAssociations
@@ -42,7 +42,7 @@ CANNOT_UNDERSTAND: Final = 0xC000
 VERIFICATION: Final = "1.2.840.10008.1.1"
 
 POSTPONE_EVERY_S: Final = 1.0
-POSTPONE_BY_S: Final = 4.0
+POSTPONE_BY_S: Final = 3.0
 """A study with an open association stays open this much longer than the last tick."""
 STOP_S: Final = 5.0
 
@@ -70,7 +70,7 @@ class Receiver:
         self._open = OpenAssociations(config.receive)
         self._stopping = threading.Event()
         self._server: AssociationServer | None = None
-        self._committer: Committer | None = None
+        self._committer = Committer(self._touch)
         self._threads: list[threading.Thread] = []
 
     @property
@@ -82,7 +82,6 @@ class Receiver:
         """Listen and serve on threads; returns at once. ConfigError when the address cannot be bound."""
         _silence_pynetdicom()
         self._server = self._listen()
-        self._committer = Committer(self._touch)
         self._threads = [
             threading.Thread(target=self._server.serve_forever, args=(0.2,), name="accept", daemon=True),
             threading.Thread(target=self._keep_studies_open, name="open-studies", daemon=True),
@@ -99,7 +98,7 @@ class Receiver:
 
     def stop(self) -> None:
         """Take no more associations, abort the open ones, finish what is being committed. Idempotent."""
-        if self._server is None or self._committer is None:
+        if self._server is None:
             return
         self._stopping.set()
         self._server.shutdown()
@@ -108,8 +107,7 @@ class Receiver:
             thread.start()
         for thread in [*aborting, *self._threads]:
             thread.join(STOP_S)
-        self._committer.close()
-        self._server = self._committer = None
+        self._server = None
         log.info("stopped listening", extra={"event": "stopped"})
 
     def serve_forever(self, stop: threading.Event) -> None:
@@ -283,8 +281,6 @@ class Receiver:
                 "instance %s came with other bytes than before; the first are kept", sop_instance,
                 extra={"event": "conflict"},
             )  # fmt: skip
-        if self._committer is None:
-            raise TransientError("the node is stopping")
         failpoint("receive.put")
         self._committer.commit(Arrival(received, conflict))
         failpoint("receive.committed")

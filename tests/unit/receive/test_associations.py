@@ -135,32 +135,32 @@ def test_many_fragments_make_one_instance(node: Node, tmp_path: Path) -> None:
 HALF_P_DATA = p_data(1, 3, c_store_rq(MR, "1.2.3"))[:40]
 
 
-@pytest.mark.parametrize(
-    ("associated", "data"),
-    [
+def test_silence_ends_the_connection(start_node: StartNode) -> None:
+    node = start_node(network_timeout_s=0.7)
+    silences = [
         (False, b""),
         (False, associate_rq()[:3]),
         (False, associate_rq()[:100]),
         (True, b""),
         (True, HALF_P_DATA[:3]),
         (True, HALF_P_DATA),
-    ],
-    ids=["connected", "half a head", "half a request", "associated", "half a data head", "half a command"],
-)
-def test_silence_ends_the_connection(start_node: StartNode, associated: bool, data: bytes) -> None:
-    node = start_node(network_timeout_s=1)
-    with RawScu(node.port) as scu:
+    ]
+    callers = []
+    for associated, data in silences:
+        scu = RawScu(node.port)
+        callers.append(scu)
         if associated:
             assert scu.associate()[0] == ACCEPTED
-        if data:
-            scu.send(data)
-        assert scu.seconds_until_closed() < 4
+        scu.send(data)
+    for scu, silence in zip(callers, silences, strict=True):
+        with scu:
+            assert scu.seconds_until_closed() < 4, silence
     assert echo(node.port)
 
 
 @pytest.mark.parametrize("associated", [False, True])
 def test_dripping_ends_the_connection(start_node: StartNode, associated: bool) -> None:
-    node = start_node(network_timeout_s=1)
+    node = start_node(network_timeout_s=0.7)
     with RawScu(node.port) as scu:
         if associated:
             assert scu.associate()[0] == ACCEPTED
@@ -185,7 +185,7 @@ def test_dripping_ends_the_connection(start_node: StartNode, associated: bool) -
     ids=["http", "tls", "zeros", "ones", "long request", "data first", "cut request"],
 )
 def test_garbage_ends_the_connection_and_harms_nobody(start_node: StartNode, data: bytes) -> None:
-    node = start_node(network_timeout_s=2)
+    node = start_node(network_timeout_s=0.5)
     with RawScu(node.port) as scu:
         scu.send(data)
         scu.seconds_until_closed(limit_s=7)

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from stenosis_node.domain import ReceivedInstance
 from stenosis_node.errors import TransientError
 from stenosis_node.receive.commit import Arrival, Committer
@@ -53,9 +51,6 @@ def test_what_queues_up_is_committed_together_and_failures_stay_apart() -> None:
         go.set()
         first.result(5)
         failed = [f.exception(5) for f in others]
-    committer.close()
     assert groups[0] == ["0"]
     assert sorted(groups[1]) == ["1", "2", "3", "4", "5"]
     assert [type(error) for error in failed] == [type(None), type(None), TransientError, type(None), type(None)]
-    with pytest.raises(TransientError, match="stopping"):
-        committer.commit(arrival(9))

@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -28,7 +29,8 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
-from stenosis_node.domain import JobState
+from stenosis_node.domain import DocumentKind, JobState
+from stenosis_node.jobs import DocumentRow
 from tests.conftest import require_data, require_tool
 from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, dataset_of, make_instance
 
@@ -106,6 +108,27 @@ def test_other_bytes_under_the_same_uid_are_quarantined(node: Node, send: Send, 
     assert send(node, other).Status == 0
     assert node.dataset(f"{STUDY}.9.1") == dataset_of(first)
     assert any(dataset_of(other) in p.read_bytes() for p in node.quarantined())
+
+
+def test_own_documents_that_come_back_are_acknowledged_and_dropped(node: Node, send: Send, tmp_path: Path) -> None:
+    send(node, make_instance(tmp_path, 1))
+    later = datetime.now(UTC) + timedelta(hours=2)
+    lease = node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=later)
+    assert lease is not None
+    own = DocumentRow(
+        sop_instance_uid=f"{STUDY}.9.7",
+        sop_class_uid=Comprehensive3DSRStorage,
+        series_instance_uid=f"{STUDY}.1",
+        kind=DocumentKind.SR,
+    )
+    node.store.advance_graded(lease, result_key="k" * 8, chosen_key="c", documents=[own], peers=[], now=later)
+    before = node.store.list_jobs()
+    assert send(node, make_instance(tmp_path, 7, sop_class=Comprehensive3DSRStorage)).Status == 0x0000
+    assert send(node, make_instance(tmp_path, 8, sop_class=Comprehensive3DSRStorage)).Status == 0x0000
+    assert [p.name for p in node.files()] == [f"{STUDY}.9.1.dcm", f"{STUDY}.9.8.dcm"]  # 8 is somebody else's report
+    (job,) = node.store.list_jobs()
+    assert (job.state, job.revision) == (before[0].state, 1)
+    assert not node.quarantined()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +228,7 @@ def test_patient_attributes_stay_out_of_the_log(
 
 
 def test_study_stays_open_while_its_association_is(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(jobs={"quiet_period_s": 1.5})
+    node = start_node(jobs={"quiet_period_s": 1.2})
     ae = AE("SLOW")
     ds = dcmread(make_instance(tmp_path, 1))
     association = ae.associate(
@@ -216,7 +239,7 @@ def test_study_stays_open_while_its_association_is(start_node: StartNode, tmp_pa
     def claim() -> object:
         return node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=datetime.now(UTC))
 
-    time.sleep(3)
+    time.sleep(2.2)
     assert claim() is None
     association.release()
     deadline = time.monotonic() + 7
