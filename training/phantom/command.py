@@ -174,7 +174,8 @@ def _write_one(out: Path, seed: int, index: int, compression: Compression) -> di
 def _explain(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return "the disk is full; the studies that are complete stay. Free some space and draw into a new folder"
-    return f"cannot write the phantoms: {os.strerror(error.errno) if error.errno else error} ({error.filename})"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"cannot write the phantoms: {os.strerror(error.errno) if error.errno else error}{where}"
 
 
 @contextmanager

@@ -308,7 +308,7 @@ def _draw_absent(
             spine = sample_spine(rng, build)
             paint_sagittal(
                 canvas, rng, spine=spine, build=build, tissues=tissues, x_mm=rng.uniform(-26, 26),
-                profile=lambda s: SacProfile(spine.sizes(s).sac_ap, 1.0),
+                profile=SacProfile.healthy(spine),
             )  # fmt: skip
         case _:
             absent.paint_noise(canvas, rng)

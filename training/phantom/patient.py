@@ -18,7 +18,7 @@ from training.phantom.draw import Maps, Streams, draw_slice, paint_maps, sac_box
 from training.phantom.fields import F32, Shape
 from training.phantom.planes import Plane, contiguous_stack, disc_slabs
 from training.phantom.sagittal import SacProfile, paint_sagittal
-from training.phantom.spine import DISC_NAMES, Spine, sample_spine
+from training.phantom.spine import DISC_NAMES, SAC_END_MM, Spine, sample_spine
 from training.phantom.tissue import Tissues, sample_tissues, t1_tissues
 from training.phantom.words import OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
 
@@ -157,7 +157,9 @@ class Patient:
         x, y = float(d @ np.asarray(plane.row_direction)), float(d @ np.asarray(plane.column_direction))
         return Pose(x, y, self.pose.rotation, self.pose.shear)
 
-    def sagittal_image(self, x_mm: float, shape: Shape, spacing_mm: float, centre: Vector) -> npt.NDArray[np.uint16]:
+    def sagittal_image(
+        self, x_mm: float, shape: Shape, spacing_mm: float, centre: Vector, profile: SacProfile
+    ) -> npt.NDArray[np.uint16]:
         """T2 image of the sagittal plane ``x_mm`` whose middle is at ``centre`` (LPS); columns run back, rows down."""
         pose = Pose(-centre[1], centre[2])
         canvas = Canvas(shape, spacing_mm, pose, warp_mm=0.5, bend_mm=0.0, rng=self.stream("sagittal warp"))
@@ -168,16 +170,20 @@ class Patient:
             build=self.build,
             tissues=self.tissues,
             x_mm=x_mm,
-            profile=self._sac_profile,
+            profile=profile,
         )
         scanner = replace(self.scanner, coil_gain=0.0, saturation=None, ghost=None, wrap=0.0, border=(0.0, False))
         noise = self.stream("noise", "sagittal", x_mm)
         return acquire(scanner, noise, canvas.water, canvas.fat, canal=None, gain=self.stored_csf)
 
-    def _sac_profile(self, s: float) -> SacProfile:
-        canal = self.canal_at(s)
-        crowding = {None: 1.0, Grade.A: 1.0, Grade.B: 0.6}.get(canal.grade, 0.0)
-        return SacProfile(canal.front + canal.back, crowding)
+    def sac_profile(self) -> SacProfile:
+        """Depth and brightness of the sac along the spine, for sagittal planes."""
+        heights = np.arange(SAC_END_MM, self.spine.discs[-1].s + 70.0, 3.0)
+        canals = [self.canal_at(s) for s in heights.tolist()]
+        bright = {None: 1.0, Grade.A: 1.0, Grade.B: 0.6}
+        return SacProfile(
+            heights, np.array([c.front + c.back for c in canals]), np.array([bright.get(c.grade, 0.0) for c in canals])
+        )
 
     def _image(self, plane: Plane, s: float, number: int, *, t1: bool) -> PhantomSlice:
         weighting = "t1" if t1 else "t2"

@@ -91,7 +91,7 @@ def _paint_roots(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues
         level = canal.back * rng.uniform(0.35, 0.6)
         np.maximum(alpha, rng.uniform(0.35, 0.8) * np.clip((y - level) / 1.5, 0, 1), out=alpha)
     if grade_b:  # oblique roots veil the CSF between them
-        np.maximum(alpha, rng.uniform(0.36, 0.62), out=alpha)
+        np.maximum(alpha, rng.uniform(0.28, 0.54), out=alpha)
     alpha *= coverage(patch.distance, canvas.spacing_mm, 0.1)
     water = canvas.water[patch.window]
     water += alpha * (tissues.root - water)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
 from training.phantom.anatomy import Build
@@ -18,6 +19,7 @@ from training.phantom.spine import SAC_END_MM, Spine
 from training.phantom.tissue import Tissues
 
 Point = tuple[float, float]
+Floats = npt.NDArray[np.float64]
 _STEP_MM = 3.0
 _LATERAL_MM = 9.0
 """From here on the plane cuts pedicles and foramina instead of the canal."""
@@ -25,10 +27,17 @@ _LATERAL_MM = 9.0
 
 @dataclass(frozen=True, slots=True)
 class SacProfile:
-    """The sac at one height: how deep it is, and how bright (1 CSF, 0 crowded roots)."""
+    """The sac along the spine."""
 
-    depth_mm: float
-    csf: float
+    heights_mm: Floats
+    depth_mm: Floats
+    csf: Floats
+    """Brightness: 1 CSF, 0 crowded roots."""
+
+    @staticmethod
+    def healthy(spine: Spine) -> SacProfile:
+        heights = np.arange(SAC_END_MM, spine.discs[-1].s + 70.0, 6.0)
+        return SacProfile(heights, np.array([spine.sizes(s).sac_ap for s in heights]), np.ones(len(heights)))
 
 
 def paint_sagittal(
@@ -39,7 +48,7 @@ def paint_sagittal(
     build: Build,
     tissues: Tissues,
     x_mm: float,
-    profile: Callable[[float], SacProfile],
+    profile: SacProfile,
 ) -> None:
     """Paint the plane ``x_mm`` left (positive) or right of the spine."""
     painter = _Painter(canvas, rng, spine, build, tissues, x_mm)
@@ -60,11 +69,17 @@ class _Painter:
         self.canvas, self.rng, self.spine, self.tissues, self.x_mm = canvas, rng, spine, tissues, x_mm
         self.scale, self.cortex, self.build = build.scale, build.cortex, build
         self.top = spine.discs[-1].s + 62.0
+        self._walk = np.arange(-90.0, self.top + 12.0, 2.0)
+        self._wall = np.array([spine.back_wall(s)[1:] for s in self._walk]).T
+        self._backwards = np.array([spine.backwards(s)[1:] for s in self._walk]).T
 
     def at(self, s: float, behind_mm: float) -> Point:
         """Frame point at a height, ``behind_mm`` behind the posterior wall of the bodies."""
-        p = self.spine.back_wall(s) + behind_mm * self.spine.backwards(s)
-        return float(p[1]), float(-p[2])
+        y, z = (
+            float(np.interp(s, self._walk, wall) + behind_mm * np.interp(s, self._walk, back))
+            for wall, back in zip(self._wall, self._backwards, strict=True)
+        )
+        return y, -z
 
     def column(
         self, low: float, high: float, place: Callable[[float], float], half: Callable[[float], float]
@@ -97,11 +112,9 @@ class _Painter:
         muscle = self.column(-70, self.top, lambda s: 46 - 0.05 * max(s, 0), lambda s: 17 + 0.05 * min(max(s, 0), 90))
         canvas.paint(canvas.union(muscle), (t.muscle, 0.06 + 0.15 * self.build.infiltration), soft=2, texture=2.5)
 
-    def canal(self, profile: Callable[[float], SacProfile]) -> None:
+    def canal(self, profile: SacProfile) -> None:
         t, canvas, spine = self.tissues, self.canvas, self.spine
-        shapes = {float(s): profile(float(s)) for s in np.arange(SAC_END_MM, self.top + _STEP_MM, _STEP_MM)}
-        heights = np.array(sorted(shapes))
-        depths = np.array([shapes[h].depth_mm for h in heights])
+        heights, depths = profile.heights_mm, profile.depth_mm
         ends = np.clip((heights - SAC_END_MM) / 14, 0.12, 1)
         thin = np.sqrt(max(0.15, 1 - (self.x_mm / 11) ** 2))
 
@@ -122,10 +135,10 @@ class _Painter:
         tip = spine.conus_s
         roots = self.column(-20, tip, lambda s: middle(s) + 0.42 * half(s), lambda s: 0.42 * half(s))
         canvas.paint(canvas.union(roots), (t.root, 0), soft=3, texture=4, opacity=0.55)
-        for s, shape in shapes.items():
-            if shape.csf < 0.95 and s < tip - 4:
+        for s, csf in zip(heights.tolist(), profile.csf.tolist(), strict=True):
+            if csf < 0.95 and s < tip - 4:
                 tight = Rod(self.at(s - 2, middle(s)), self.at(s + 2, middle(s)), half(s), half(s))
-                canvas.paint(canvas.patch(tight), (t.crowded, 0), soft=2, opacity=1 - shape.csf)
+                canvas.paint(canvas.patch(tight), (t.crowded, 0), soft=2, opacity=1 - csf)
         if abs(self.x_mm) < 4.5:
             cord = self.column(
                 tip, self.top, lambda s: middle(s) + 0.6, lambda s: 0.5 + 3.0 * float(np.clip((s - tip) / 28, 0, 1))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -73,8 +74,12 @@ class Spine:
         attributes = [f.name for f in fields(LevelSizes)]
         self._middles = np.array(middles)
         self._tables = {a: np.array([getattr(t, a) for t in tables]) for a in attributes}
-        walk = np.arange(-78.0, discs[-1].s + 38.0, 1.0)
-        self._wall = walk, np.array([self.back_wall(s) for s in walk.tolist()])
+
+    @cached_property
+    def _wall(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Heights ``[n]`` and the posterior wall there ``[n, 3]``."""
+        heights = np.arange(-78.0, self.discs[-1].s + 38.0, 1.0)
+        return heights, np.array([self.back_wall(s) for s in heights.tolist()])
 
     def body_centre(self, s: float) -> npt.NDArray[np.float64]:
         """Centre of body or disc at height ``s``, LPS."""

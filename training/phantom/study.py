@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from training.phantom.canvas import Canvas, Pose
 from training.phantom.coronal import paint_coronal
 from training.phantom.headers import Identity, Protocol
 from training.phantom.patient import Patient, PatientSlice
+from training.phantom.sagittal import SacProfile
 
 
 class Compression(StrEnum):
@@ -153,21 +155,24 @@ class _Writer:
             if self._compression is not Compression.NONE:
                 ds.compress(_SYNTAX[self._compression], generate_instance_uid=False)
             path = folder / f"{image.number:04d}.dcm"
-            ds.save_as(path, enforce_file_format=True)
+            encoded = BytesIO()  # pydicom would wrap the OSError of a full disk beyond recognition
+            ds.save_as(encoded, enforce_file_format=True)
+            path.write_bytes(encoded.getvalue())
             paths.append(path)
         return paths
 
 
 def _sagittal(patient: Patient) -> Iterator[Image]:
     spacing, n = 0.9375, 320
+    profile = patient.sac_profile()
     for number, x in enumerate(_SAGITTAL_X_MM, start=1):
-        yield _sagittal_image(patient, number, x, n, spacing)
+        yield _sagittal_image(patient, profile, number, x, n, spacing)
 
 
-def _sagittal_image(patient: Patient, number: int, x_mm: float, n: int, spacing: float) -> Image:
+def _sagittal_image(patient: Patient, profile: SacProfile, number: int, x_mm: float, n: int, spacing: float) -> Image:
     middle = patient.spine.discs[2].position
     centre = (x_mm, middle[1] + 10, middle[2] + 10)
-    pixels = patient.sagittal_image(x_mm, (n, n), spacing, centre)
+    pixels = patient.sagittal_image(x_mm, (n, n), spacing, centre, profile)
     half = spacing * (n - 1) / 2
     corner = (x_mm, centre[1] - half, centre[2] + half)
     return Image(number, pixels, SliceGeometry(corner, (0.0, 1.0, 0.0), (0.0, 0.0, -1.0), spacing, spacing, 4.0))
@@ -176,7 +181,7 @@ def _sagittal_image(patient: Patient, number: int, x_mm: float, n: int, spacing:
 def _localizer(patient: Patient) -> Iterator[Image]:
     """Three planes in one series, low resolution."""
     n, spacing = 192, 2.1
-    yield _sagittal_image(patient, 1, 0.0, n, spacing)
+    yield _sagittal_image(patient, patient.sac_profile(), 1, 0.0, n, spacing)
     middle = patient.spine.discs[2].position
     half = spacing * (n - 1) / 2
     canvas = Canvas((n, n), spacing, Pose(0.0, middle[2]), warp_mm=0.5, bend_mm=0.0, rng=patient.stream("coronal warp"))
