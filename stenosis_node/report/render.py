@@ -53,7 +53,7 @@ def windowed(pixels: Pixels, source: SourceImage) -> Gray:
     values = np.nan_to_num(pixels)
     if not source.monochrome1:
         shown = _voi(values, source.voi)
-        if shown is not None and np.mean((shown > 3) & (shown < 252)) > 0.05 and shown.max() > 80:
+        if shown is not None and np.mean((shown > 3) & (shown < 252)) > 0.05 and np.ptp(shown) > 80:
             return shown
     low, high = np.percentile(values, (1, 99.5))
     return _gray((values - low) / max(float(high - low), 1e-6))

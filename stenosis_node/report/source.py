@@ -158,7 +158,11 @@ def decode_text(raw: bytes, declared: Any) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a failed decoding is seen in its result
             try:
-                text = decode_bytes(raw, convert_encodings(declared), TEXT_VR_DELIMS | {ord("^"), ord("=")})
+                encodings = convert_encodings(declared)
+                text = decode_bytes(raw, encodings, TEXT_VR_DELIMS | {ord("^"), ord("=")})
+                text = text.replace("\x1b$)A", "")  # pydicom leaves the escape to GB 2312 in the text
+                if len(encodings) > 1 and not declared[0] and b"\x1b" not in raw and not raw.isascii():
+                    text = raw.decode(encodings[1])  # senders that forget the escape to the set they declare
             except (LookupError, ValueError):
                 text = "\ufffd"
         if "\ufffd" not in text and "\x1b" not in text:

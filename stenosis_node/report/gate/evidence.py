@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import pydicom
+from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
@@ -82,8 +83,8 @@ class Evidence:
     """SOP Instance UIDs of sources that were lossily compressed."""
     series_of: dict[str, str]
     """SOP Instance UID to Series Instance UID."""
-    patient: dict[str, tuple[bytes, str]]
-    """Keyword to (bytes as received, text as pydicom decodes it) of the first source."""
+    patient: dict[str, frozenset[str]]
+    """Keyword to the ways in which the bytes of the first source may be read."""
 
     @staticmethod
     def gather(findings: StudyFindings, series: Sequence[AxialSeries]) -> Evidence:
@@ -92,14 +93,14 @@ class Evidence:
         pieces = [piece for one in series if one.series_instance_uid in graded for piece in one.slices]
         sizes: dict[str, tuple[int, int]] = {}
         lossy: set[str] = set()
-        patient: dict[str, tuple[bytes, str]] = {}
+        patient: dict[str, frozenset[str]] = {}
         for piece in pieces:
             uid = piece.ref.sop_instance_uid
             if uid in sizes:
                 continue
             header = _header(piece, whole=not patient)
             if not patient:
-                patient = {k: _text(header, k) for k in ("PatientName", "PatientID", "AccessionNumber")}
+                patient = {k: _readings(header, k) for k in ("PatientName", "PatientID", "AccessionNumber")}
             sizes[uid] = (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
             if str(header.get("LossyImageCompression", "00")) == "01":
                 lossy.add(uid)
@@ -155,9 +156,16 @@ def _header(piece: AxialSlice, *, whole: bool) -> Dataset:
         ) from error
 
 
-def _text(header: Dataset, keyword: str) -> tuple[bytes, str]:
+def _readings(header: Dataset, keyword: str) -> frozenset[str]:
+    """As pydicom reads it, as UTF-8, byte for byte, and in each declared set alone (senders forget escapes)."""
     if keyword not in header:
-        return b"", ""
+        return frozenset({""})
     value: Any = cast(Any, header.get_item(keyword)).value  # bytes until pydicom has converted the element
-    raw = value if isinstance(value, bytes) else b""
-    return raw.strip(b" \0"), str(header.get(keyword) or "").strip()
+    raw = value.strip(b" \0") if isinstance(value, bytes) else b""
+    readings = {str(header.get(keyword) or "").strip(), raw.decode("latin-1")}
+    for encoding in ("utf-8", *convert_encodings(header.get("SpecificCharacterSet") or "")):
+        try:
+            readings.add(raw.decode(encoding))
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return frozenset(reading.replace("\x1b$)A", "") for reading in readings)

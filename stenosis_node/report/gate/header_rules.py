@@ -117,14 +117,9 @@ def _patient(one: Opened, evidence: Evidence) -> Iterator[Fault]:
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
         if keyword not in ds:
             yield Fault("patient", f"{one.name}: Type 2 attribute {keyword} is missing")
-    for keyword, (raw, decoded) in evidence.patient.items():
-        text = str(ds.get(keyword) or "")
-        if text not in {decoded, _ascii_or_utf8(raw), raw.decode("latin-1")}:
+    for keyword, readings in evidence.patient.items():
+        if str(ds.get(keyword) or "") not in readings:
             yield Fault("patient", f"{one.name}: {keyword} is not the one of the images")
-
-
-def _ascii_or_utf8(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
 
 
 def _safety(one: Opened, evidence: Evidence) -> Iterator[Fault]:
