@@ -22,6 +22,8 @@ from training.phantom.draw import draw_slice
 from training.phantom.words import PhantomSlice, SliceContent
 
 MATRICES = (224, 256, 320)
+VIEWS = 2
+"""Patches cut from each drawn slice: drawing costs more than a step of the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class LocateSlices(Dataset[LocateItem]):
         return LocateItem(crop.contiguous(), boxes)
 
 
-class _Patches(Dataset[PatchItem]):
-    """Patches around jittered canal centres."""
+class _Patches(Dataset[list[PatchItem]]):
+    """Patches around jittered canal centres, ``VIEWS`` of each drawn slice."""
 
     def __init__(self, recipe: PatchInput, *, first_seed: int, length: int) -> None:
         self._recipe = recipe
@@ -105,11 +107,11 @@ class _Patches(Dataset[PatchItem]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> PatchItem:
+    def __getitem__(self, index: int) -> list[PatchItem]:
         rng = np.random.default_rng(self._first_seed + index)
         drawn, label = self._draw(rng)
-        patch = jittered_patch(drawn, self._recipe, rng)
-        return PatchItem(vary_contrast(patch, rng), label)
+        patches = (jittered_patch(drawn, self._recipe, rng) for _ in range(VIEWS))
+        return [PatchItem(vary_contrast(patch, rng), label) for patch in patches]
 
     def _draw(self, rng: np.random.Generator) -> tuple[PhantomSlice, int]:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -35,6 +35,10 @@ class Recipe:
     """Of the initial weights and of sampling inside the detector."""
     checkpoint_steps: int = 100
     log_steps: int = 25
+
+    def as_plain(self) -> dict[str, str | int | float]:
+        """Numbers and strings alone, as a checkpoint stores them."""
+        return {name: value.value if isinstance(value, Stage) else value for name, value in asdict(self).items()}
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based)."""

@@ -73,7 +73,8 @@ class _PatchTask:
         kind = ContentPatches if isinstance(self.stage, ClassifyStage) else GradePatches
         return kind(self.input, first_seed=first_seed, length=length)
 
-    def collate(self, items: Sequence[PatchItem]) -> tuple[Tensor, Tensor]:
+    def collate(self, views: Sequence[list[PatchItem]]) -> tuple[Tensor, Tensor]:
+        items = [item for pair in views for item in pair]
         return torch.stack([item.patch for item in items])[:, None], torch.tensor([item.label for item in items])
 
     def loss(self, network: Any, batch: tuple[Tensor, Tensor], device: torch.device) -> Tensor:

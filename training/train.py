@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,7 +58,7 @@ def train(task: Task, recipe: Recipe, out: Path, *, devices: int = 1, workers: i
         module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     network, optimizer = fabric.setup(module, adamw)
-    state: dict[str, Any] = {"network": network, "optimizer": optimizer, "step": 0, "recipe": asdict(recipe)}
+    state: dict[str, Any] = {"network": network, "optimizer": optimizer, "step": 0, "recipe": recipe.as_plain()}
     if resume and checkpoint.exists():
         _restore(fabric, checkpoint, state, recipe)
     loader = fabric.setup_dataloaders(_loader(task, recipe, state["step"], workers), move_to_device=False)
@@ -142,7 +141,7 @@ def _fabric(devices: int) -> Fabric:
 
 def _restore(fabric: Fabric, checkpoint: Path, state: dict[str, Any], recipe: Recipe) -> None:
     stored = _read(checkpoint)
-    if stored["recipe"] != asdict(recipe):
+    if stored["recipe"] != recipe.as_plain():
         raise TrainingError(f"{checkpoint} was made by another recipe; use the same options or another folder")
     fabric.load(checkpoint, state)
     log.info("resuming at step %d of %d", state["step"], recipe.steps)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import torch
 
@@ -43,29 +43,35 @@ LOW_CONTENT_SCORE: Final = "rootlet or cord undecided (low score)"
 LOW_GRADE_SCORE: Final = "grade undecided (low score)"
 
 
-@dataclass(slots=True)
-class _Case:
-    """One slice on its way through the stages; ``finding`` is set by the stage that settles it."""
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A slice that can be located."""
 
     slice: AxialSlice
-    image: UprightSlice | None = None
-    located: Located | None = None
-    box: PixelBox | None = None
-    patch: Patch | None = None
-    content_score: float | None = None
-    finding: SliceFinding | None = None
+    image: UprightSlice
 
-    def abstain(self, reason: str, content: Content | None = None, scores: dict[Grade, float] | None = None) -> None:
-        self.finding = NotGradable(
-            self.slice.ref,
-            self.slice.slab,
-            reason,
-            self.box,
-            _rounded(self.located.score) if self.located else None,
-            content,
-            self.content_score,
-            scores,
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Canal:
+    """A slice whose canal was located."""
+
+    slice: AxialSlice
+    box: PixelBox
+    """In the stored image."""
+    score: float
+    patch: Patch
+
+
+@dataclass(frozen=True, slots=True)
+class _Rootlets:
+    """A slice whose canal holds rootlets."""
+
+    canal: _Canal
+    score: float
+
+
+_Before = TypeVar("_Before")
+_After = TypeVar("_After")
 
 
 class Pipeline:
@@ -130,67 +136,84 @@ class Pipeline:
         return SeriesFindings(series.series_instance_uid, tuple(findings))
 
     def _grade_batch(self, slices: Sequence[AxialSlice]) -> list[SliceFinding]:
-        cases = [_Case(item) for item in slices]
-        for stage in (self._prepare, self._locate, self._classify, self._grade):
-            stage([case for case in cases if case.finding is None])
-        return [case.finding for case in cases if case.finding is not None]
+        """Each stage settles some slices with a finding and hands the others on."""
+        prepared = [self._prepare(item) for item in slices]
+        canals = _advance(prepared, _Prepared, self._locate)
+        rootlets = _advance(canals, _Canal, self._classify)
+        return _advance(rootlets, _Rootlets, self._grade)
 
-    def _prepare(self, cases: Sequence[_Case]) -> None:
+    def _prepare(self, item: AxialSlice) -> _Prepared | SliceFinding:
+        if item.pixels is None:
+            return Unreadable(item.ref, item.slab, item.unreadable or "pixel data could not be decoded")
+        image = make_upright(item.pixels, item.geometry)
+        if not has_contrast(image):
+            return NotGradable(item.ref, item.slab, NO_CONTRAST, box=None, box_score=None)
         limits = self._manifest.locate_input
-        for case in cases:
-            item = case.slice
-            if item.pixels is None:
-                case.finding = Unreadable(item.ref, item.slab, item.unreadable or "pixel data could not be decoded")
-                continue
-            case.image = make_upright(item.pixels, item.geometry)
-            if not has_contrast(case.image):
-                case.abstain(NO_CONTRAST)
-            elif not all(limits.min_field_mm <= side <= limits.max_field_mm for side in case.image.field_mm):
-                case.abstain(FIELD_OF_VIEW)
+        if not all(limits.min_field_mm <= side <= limits.max_field_mm for side in image.field_mm):
+            return NotGradable(item.ref, item.slab, FIELD_OF_VIEW, box=None, box_score=None)
+        return _Prepared(item, image)
 
-    def _locate(self, cases: Sequence[_Case]) -> None:
-        images = [case.image for case in cases if case.image is not None]
-        thresholds, recipe = self._manifest.thresholds, self._manifest.patch_input
-        for case, image, located in zip(cases, images, self.stages.locate(images), strict=True):
-            if located is None or located.score < thresholds.box_score:
-                best = None if located is None else _rounded(located.score)
-                case.finding = CanalNotFound(case.slice.ref, case.slice.slab, best)
-                continue
-            case.located = located
-            case.box = _to_hundredths(image.to_stored(located.box))
-            case.patch = make_patch(image, located.box.center, recipe)
-            if case.patch.inside < thresholds.patch_inside:
-                case.abstain(PATCH_LEAVES_IMAGE)
+    def _locate(self, prepared: Sequence[_Prepared]) -> list[_Canal | SliceFinding]:
+        located = self.stages.locate([entry.image for entry in prepared])
+        return [self._canal(entry, best) for entry, best in zip(prepared, located, strict=True)]
 
-    def _classify(self, cases: Sequence[_Case]) -> None:
-        patches = [case.patch for case in cases if case.patch is not None]
-        for case, scores in zip(cases, self.stages.content_scores(patches), strict=True):
-            content = max(scores, key=scores.__getitem__)
-            case.content_score = _rounded(scores[content])
-            if scores[content] < self._manifest.thresholds.content_score:
-                case.abstain(LOW_CONTENT_SCORE, content)
-            elif content is Content.CORD and case.box is not None and case.located is not None:
-                case.finding = CordSlice(
-                    case.slice.ref, case.slice.slab, case.box, _rounded(case.located.score), case.content_score
-                )
+    def _canal(self, entry: _Prepared, best: Located | None) -> _Canal | SliceFinding:
+        item, thresholds = entry.slice, self._manifest.thresholds
+        if best is None:
+            return CanalNotFound(item.ref, item.slab, best_score=None)
+        score = _rounded(best.score)
+        if best.score < thresholds.box_score:
+            return CanalNotFound(item.ref, item.slab, best_score=score)
+        box = _to_hundredths(entry.image.to_stored(best.box))
+        patch = make_patch(entry.image, best.box.center, self._manifest.patch_input)
+        if patch.inside < thresholds.patch_inside:
+            return NotGradable(item.ref, item.slab, PATCH_LEAVES_IMAGE, box, score)
+        return _Canal(item, box, score, patch)
 
-    def _grade(self, cases: Sequence[_Case]) -> None:
-        patches = [case.patch for case in cases if case.patch is not None]
-        for case, exact in zip(cases, self.stages.grade_scores(patches), strict=True):
-            scores = {grade: _rounded(score) for grade, score in exact.items()}
-            grade = max(exact, key=exact.__getitem__)
-            if exact[grade] < self._manifest.thresholds.grade_score:
-                case.abstain(LOW_GRADE_SCORE, Content.ROOTLET, scores)
-            elif case.box is not None and case.located is not None and case.content_score is not None:
-                case.finding = GradedSlice(
-                    case.slice.ref,
-                    case.slice.slab,
-                    case.box,
-                    _rounded(case.located.score),
-                    case.content_score,
-                    grade,
-                    scores,
-                )
+    def _classify(self, canals: Sequence[_Canal]) -> list[_Rootlets | SliceFinding]:
+        scores = self.stages.content_scores([canal.patch for canal in canals])
+        return [self._content(canal, row) for canal, row in zip(canals, scores, strict=True)]
+
+    def _content(self, canal: _Canal, scores: dict[Content, float]) -> _Rootlets | SliceFinding:
+        ref, slab = canal.slice.ref, canal.slice.slab
+        content = max(scores, key=scores.__getitem__)
+        score = _rounded(scores[content])
+        if scores[content] < self._manifest.thresholds.content_score:
+            return NotGradable(ref, slab, LOW_CONTENT_SCORE, canal.box, canal.score, content, score)
+        if content is Content.CORD:
+            return CordSlice(ref, slab, canal.box, canal.score, score)
+        return _Rootlets(canal, score)
+
+    def _grade(self, rootlets: Sequence[_Rootlets]) -> list[SliceFinding]:
+        scores = self.stages.grade_scores([entry.canal.patch for entry in rootlets])
+        return [self._graded(entry, row) for entry, row in zip(rootlets, scores, strict=True)]
+
+    def _graded(self, entry: _Rootlets, exact: dict[Grade, float]) -> SliceFinding:
+        canal = entry.canal
+        ref, slab = canal.slice.ref, canal.slice.slab
+        grade = max(exact, key=exact.__getitem__)
+        scores = {each: _rounded(score) for each, score in exact.items()}
+        if exact[grade] < self._manifest.thresholds.grade_score:
+            return NotGradable(
+                ref, slab, LOW_GRADE_SCORE, canal.box, canal.score, Content.ROOTLET, entry.score, scores
+            )  # fmt: skip
+        return GradedSlice(ref, slab, canal.box, canal.score, entry.score, grade, scores)
+
+
+def _advance(
+    entries: Sequence[_Before | SliceFinding],
+    kind: type[_Before],
+    stage: Callable[[Sequence[_Before]], Sequence[_After | SliceFinding]],
+) -> list[_After | SliceFinding]:
+    """Replace the entries of ``kind`` by what the stage makes of them, all in one batch; findings stay."""
+    results = iter(stage([entry for entry in entries if isinstance(entry, kind)]))
+    advanced: list[_After | SliceFinding] = []
+    for entry in entries:
+        if isinstance(entry, CanalNotFound | CordSlice | GradedSlice | NotGradable | Unreadable):
+            advanced.append(entry)
+        else:
+            advanced.append(next(results))
+    return advanced
 
 
 def _rounded(score: float) -> float:

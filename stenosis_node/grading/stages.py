@@ -124,8 +124,8 @@ def use_bf16(device: torch.device, precision: Precision) -> bool:
 
 
 def _inside(box: PixelBox, shape: tuple[int, int]) -> PixelBox | None:
-    """The part of a box within the image; None when it lies in the padding."""
+    """The part of a box within the image; None when less than a pixel is left (the rest lies in the padding)."""
     rows, columns = shape
     x0, x1 = max(box.x0, 0.0), min(box.x1, float(columns))
     y0, y1 = max(box.y0, 0.0), min(box.y1, float(rows))
-    return PixelBox(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+    return PixelBox(x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
