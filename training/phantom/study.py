@@ -68,12 +68,12 @@ def write_study(patient: Patient, folder: Path, *, compression: Compression = Co
     is not instance order. Raises OSError when the disk does not take it.
     """
     identity = identity_of(patient)
-    slices = list(patient.axial_slices())
-    numbers = instance_numbers([s.slab for s in slices])
-    axial = [Image(n, s.image.pixels, s.geometry) for n, s in zip(numbers, slices, strict=True)]
     write = _Writer(identity, folder, compression)
     write.series(headers.LOCALIZER, _localizer(patient))
     write.series(headers.SAGITTAL_T2, _sagittal(patient))
+    slices = list(patient.axial_slices())
+    numbers = instance_numbers([s.slab for s in slices])
+    axial = [Image(n, s.image.pixels, s.geometry) for n, s in zip(numbers, slices, strict=True)]
     paths = write.series(headers.AXIAL_T2, axial)
     write.series(
         headers.AXIAL_T1,

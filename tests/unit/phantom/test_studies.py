@@ -104,15 +104,15 @@ def test_instance_numbers_are_not_reading_order() -> None:
 
 def test_the_verb_writes_studies_and_a_manifest(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    result = CliRunner().invoke(app, ["phantom", "--out", str(out), "--seed", "12", "--first", "4"])
+    result = CliRunner().invoke(app, ["phantom", "--out", str(out), "--seed", "12", "--first", "26"])
 
     assert result.exit_code == 0, result.output
-    truth = json.loads((out / "patient-00004" / "truth.json").read_text())
+    truth = json.loads((out / "patient-00026" / "truth.json").read_text())
     with (out / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {r["sop_uid"] for r in rows} == {s["sop_instance_uid"] for s in truth["axial_t2"]["slices"]}
     assert all((out / r["path"]).is_file() for r in rows)
-    assert {r["patient_key"] for r in rows} == {"phantom-1-12-4"}
+    assert {r["patient_key"] for r in rows} == {"phantom-1-12-26"}
 
 
 def test_the_verb_touches_no_folder_in_use(tmp_path: Path) -> None:
