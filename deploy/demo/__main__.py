@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from rich.console import Console
 from deploy.demo.expected import compare, read_expected
 from deploy.demo.pacs import AE_TITLE as PACS_AE_TITLE
 from deploy.demo.pacs import Pacs, start_pacs
-from deploy.demo.processes import DemoError, free_ports, listens, running, wait_until
+from deploy.demo.processes import DemoError, free_ports, listens, running, system_program, wait_until
 from deploy.demo.results import REPORTS, SliceResult, read_slices, read_sop_class
 from deploy.demo.sender import send_folder
 from stenosis_node.cli.output import show, table
@@ -29,12 +31,13 @@ from stenosis_node.report import capture_png, render_html
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_series"
-OUTPUT = ROOT / "demo_output"
 BUNDLE = ROOT / "deploy" / "bundles" / "phantom-1"
 NODE = (sys.executable, "-m", "stenosis_node")
 AE_TITLE = "STENOSIS"
 LIMIT_S = 240
 """Longest wait for the report; a slow machine may need a while to grade."""
+LOCK = ".demo"
+"""Marks an output folder as ours, and keeps a second demo out of it."""
 FINAL_STATES = {"delivered", "rejected", "failed", "cancelled"}
 
 CONFIG = """\
@@ -71,13 +74,30 @@ class Progress:
         self._console.print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the demo is run."""
+
+    output: Path
+    bundle: Path
+    plain: bool
+    """Without Orthanc and DCMTK, as on a machine that has neither."""
+
+
 def main() -> int:
     """Run the demo; 130 when it is interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.demo", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "demo_output", help="folder for results; is emptied first"
+    )
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="weights bundle")
+    parser.add_argument("--plain", action="store_true", help="do without Orthanc and DCMTK where they are installed")
+    options = Options(**vars(parser.parse_args()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = Progress()
     try:
-        with _fresh_output():
-            return _run(progress)
+        with _fresh_folder(options.output):
+            return _run(options, progress)
     except DemoError as error:
         progress.say(f"the demo failed: {error}")
         return 1
@@ -86,21 +106,23 @@ def main() -> int:
         return 130
 
 
-def _run(progress: Progress) -> int:
+def _run(options: Options, progress: Progress) -> int:
     expected = read_expected(SAMPLE)
-    config = OUTPUT / "node.toml"
+    output = options.output
+    config = output / "node.toml"
+    find = (lambda _: None) if options.plain else system_program
     (port,) = free_ports(1)
-    with start_pacs(OUTPUT / "pacs", AE_TITLE, port) as pacs:
+    with start_pacs(output / "pacs", AE_TITLE, port, program=find("Orthanc")) as pacs:
         progress.say(f"PACS: {pacs.name}, AE title {PACS_AE_TITLE}, port {pacs.port}")
-        bundle = json.dumps(str(BUNDLE))
+        bundle = json.dumps(str(options.bundle.resolve()))
         settings = {"bundle": bundle, "ae_title": AE_TITLE, "port": port, "pacs_ae_title": PACS_AE_TITLE}
         config.write_text(CONFIG.format(**settings, pacs_port=pacs.port), encoding="utf-8")
-        log = OUTPUT / "serve.log"
+        log = output / "serve.log"
         with running("serve", [*NODE, "serve", "--config", str(config)], log) as serve:
             alive = {log: serve, pacs.log: pacs.process}
             wait_until("stenosis-node listens", lambda: listens(port), alive, limit_s=120)
             progress.say(f"node: stenosis-node serve, AE title {AE_TITLE}, port {port}")
-            sender = send_folder(SAMPLE, ae_title=AE_TITLE, port=port)
+            sender = send_folder(SAMPLE / "dicom", ae_title=AE_TITLE, port=port, dcmsend=find("dcmsend"))
             progress.say(f"sent {SAMPLE.name}/ with {sender}")
             job = _follow_job(expected.study_instance_uid, config, alive, progress)
             received = _wait_for_documents(job, pacs, alive, progress)
@@ -108,7 +130,7 @@ def _run(progress: Progress) -> int:
     report = next(content for content in received.values() if read_sop_class(content) in REPORTS)
     slices = read_slices(report)
     show(_slices_table(slices))
-    _save(received)
+    _save(received, output)
     measures = compare(slices, expected)
     rows = [(m.name, f"{m.value:.2f}", f"{m.least:.2f}", "ok" if m.holds else "fail") for m in measures]
     show(table(("Against the truth", ">Found", ">At least", "Verdict"), rows))
@@ -171,26 +193,26 @@ def _slices_table(slices: list[SliceResult]) -> Any:
     return table(("Image", "Grade", ">Network score", "Result"), rows, title="The report, as read from the PACS")
 
 
-def _save(received: dict[str, bytes]) -> None:
+def _save(received: dict[str, bytes], output: Path) -> None:
     """DICOM files, a PNG of each capture and the report as a page, and where they are."""
     documents = sorted((_document(content) for content in received.values()), key=lambda pair: pair[0])
     for folder in ("dicom", "images"):
-        (OUTPUT / folder).mkdir()
+        (output / folder).mkdir()
     for number, (_, document) in enumerate(documents, start=1):
         stem = f"{number:02d}-{document.kind}"
-        (OUTPUT / "dicom" / f"{stem}.dcm").write_bytes(document.content)
+        (output / "dicom" / f"{stem}.dcm").write_bytes(document.content)
         if document.kind is not DocumentKind.SR:
-            (OUTPUT / "images" / f"{stem}.png").write_bytes(capture_png(document))
-    page = OUTPUT / "report.html"
+            (output / "images" / f"{stem}.png").write_bytes(capture_png(document))
+    page = output / "report.html"
     page.write_text(render_html([document for _, document in documents]), encoding="utf-8")
     console = Console(highlight=False, markup=False, emoji=False)
     for what, where in (
         ("report as a page", page),
-        ("annotated images", OUTPUT / "images"),
-        ("DICOM files", OUTPUT / "dicom"),
-        ("log of the node", OUTPUT / "serve.log"),
+        ("annotated images", output / "images"),
+        ("DICOM files", output / "dicom"),
+        ("log of the node", output / "serve.log"),
     ):
-        console.print(f"{what:<18}{where.relative_to(ROOT)}", soft_wrap=True)
+        console.print(f"{what:<18}{_from_here(where)}", soft_wrap=True)
 
 
 def _document(content: bytes) -> tuple[tuple[bool, int], Document]:
@@ -214,19 +236,25 @@ def _document(content: bytes) -> tuple[tuple[bool, int], Document]:
     return (is_report, number), document
 
 
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextmanager
-def _fresh_output() -> Iterator[None]:
-    """An empty output folder that no other demo uses. Raises DemoError."""
-    OUTPUT.mkdir(exist_ok=True)
-    with (OUTPUT / ".lock").open("w") as lock:
+def _fresh_folder(folder: Path) -> Iterator[None]:
+    """An empty folder that no other demo uses. Raises DemoError."""
+    folder.mkdir(exist_ok=True)
+    if any(folder.iterdir()) and not (folder / LOCK).exists():
+        raise DemoError(f"{folder} holds files that are not a demo's; choose an empty folder")
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DemoError(f"another demo is at work in {OUTPUT.name}/; wait for it to end") from None
-        for entry in OUTPUT.iterdir():
+            raise DemoError(f"another demo is at work in {folder}; wait for it to end") from None
+        for entry in folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != ".lock":
+            elif entry.name != LOCK:
                 entry.unlink()
         yield
 

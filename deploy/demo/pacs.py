@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from deploy.demo.processes import free_ports, listens, running, system_program, wait_until
+from deploy.demo.processes import free_ports, listens, running, wait_until
 
 AE_TITLE = "DEMOPACS"
 
@@ -31,15 +31,17 @@ class Pacs(Protocol):
 
 
 @contextmanager
-def start_pacs(folder: Path, node_ae_title: str, node_port: int) -> Iterator[Pacs]:
-    """Run a PACS that keeps its files in ``folder`` until the block ends."""
+def start_pacs(folder: Path, node_ae_title: str, node_port: int, *, program: str | None) -> Iterator[Pacs]:
+    """Run a PACS that keeps its files in ``folder`` until the block ends.
+
+    program  path of Orthanc; None for the archive
+    """
     folder.mkdir(parents=True)
-    orthanc = system_program("Orthanc")
-    if orthanc is None:
+    if program is None:
         with _Archive.start(folder) as archive:
             yield archive
     else:
-        with _Orthanc.start(orthanc, folder, node_ae_title, node_port) as server:
+        with _Orthanc.start(program, folder, node_ae_title, node_port) as server:
             yield server
 
 
@@ -102,7 +104,7 @@ class _Orthanc:
 
 
 class _Archive:
-    name = "the demo's own archive (Orthanc is not installed)"
+    name = "the archive of the demo"
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int, storage: Path) -> None:
         self.process = process

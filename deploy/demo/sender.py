@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.demo.processes import DemoError, system_program
+from deploy.demo.processes import DemoError
 
 
-def send_folder(folder: Path, *, ae_title: str, port: int) -> str:
-    """C-STORE every ``*.dcm`` below ``folder`` to loopback; the name of the program that did it. Raises DemoError."""
-    dcmsend = system_program("dcmsend")
+def send_folder(folder: Path, *, ae_title: str, port: int, dcmsend: str | None) -> str:
+    """C-STORE every ``*.dcm`` below ``folder`` to loopback; the name of the program that did it. Raises DemoError.
+
+    dcmsend  path of DCMTK's program; None for pynetdicom's
+    """
     if dcmsend is not None:
         name = "dcmsend (DCMTK)"
         command = [dcmsend, "-aet", "DEMOMODALITY", "-aec", ae_title, "--decompress-never"]
