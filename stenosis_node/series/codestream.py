@@ -24,6 +24,11 @@ def size_of(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
+def is_cut_off(frame: bytes) -> bool:
+    """Whether a JPEG or JPEG-LS codestream lacks its end marker. CharLS spends half a minute on some of these."""
+    return frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
 def _jpeg_2000(frame: bytes) -> tuple[int, int, int]:
     """SIZ marker segment (T.800 A.5.1): image area is size minus offset."""
     width, height, left, top = struct.unpack_from(">IIII", frame, 8)

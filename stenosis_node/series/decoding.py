@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from stenosis_node.domain import Pixels
 from stenosis_node.series.attributes import Attributes, frame_attributes
-from stenosis_node.series.codestream import size_of
+from stenosis_node.series.codestream import is_cut_off, size_of
 from stenosis_node.series.files import OpenInstance
 
 DECODERS: Final[dict[str, str]] = {
@@ -150,6 +150,8 @@ class FrameReader:
             frame = get_frame(self._opened.stream, index, number_of_frames=self.n_frames, extended_offsets=extended)
         except Exception as error:  # broken fragments and offset tables fail in many ways
             raise Undecodable(f"its compressed pixel data breaks off ({_short(error)})") from error
+        if is_cut_off(frame):
+            raise Undecodable("its compressed pixel data breaks off (no end marker)")
         rows, columns = self._options["rows"], self._options["columns"]
         if (size := size_of(frame)) is not None and size != (rows, columns, 1):
             raise Undecodable(
