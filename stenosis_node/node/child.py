@@ -1,4 +1,4 @@
-"""A process of the node: ``python -m stenosis_node.node.child ROLE WORKER``, started by the supervisor alone.
+"""A process of the node: ``python -m stenosis_node.node ROLE WORKER``, started by the supervisor alone.
 
 The configuration arrives as one line of JSON on stdin, so a child runs with exactly what ``serve`` has checked; the end
 of stdin means stop. Each role imports only what it needs: nothing but grading ever loads torch.
@@ -69,7 +69,3 @@ def main(role: str, worker: str) -> int:
         log.exception("the process ends after an error", extra={"event": "crashed"})
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

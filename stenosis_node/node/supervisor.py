@@ -94,7 +94,7 @@ class Supervisor:
         # the line on stdin already holds what the environment said; applied again, relative paths would be read twice
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         child.process = subprocess.Popen(
-            [sys.executable, "-m", "stenosis_node.node.child", child.role, child.worker],
+            [sys.executable, "-m", "stenosis_node.node", child.role, child.worker],
             stdin=subprocess.PIPE,
             env=environment,
             start_new_session=True,  # Ctrl-C in a terminal reaches serve alone, which ends its children in order

@@ -1,0 +1,44 @@
+"""One untrained bundle for the session; one PACS and one node per module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import Node, Orthanc
+from tests.conftest import free_port
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, every threshold 0: boxes and grades come out, and mean nothing."""
+    from training.export import write_untrained_bundle
+
+    folder = tmp_path_factory.mktemp("bundle")
+    write_untrained_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def node_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory, node_port: int) -> Iterator[Orthanc]:
+    """Orthanc, running."""
+    server = Orthanc(tmp_path_factory.mktemp("pacs") / "orthanc", node_port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
+    """A node that delivers to the PACS, running."""
+    server = Node(tmp_path_factory.mktemp("node"), bundle, peers={"pacs": pacs.port}, port=node_port)
+    server.start()
+    yield server
+    server.stop()
