@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
@@ -57,6 +54,10 @@ class Database:
 
         raises  ConfigError when the database cannot be opened or was made by a newer version
         """
+        from alembic import command  # only who migrates waits for the import
+        from alembic.config import Config as AlembicConfig
+        from alembic.util.exc import CommandError
+
         try:
             if self._is_sqlite:
                 _create_sqlite_file(self._url.database)

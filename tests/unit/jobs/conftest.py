@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from stenosis_node.jobs import JobStore
+from stenosis_node.jobs.schema import metadata
 from tests.conftest import free_port, require_tool
 
 
@@ -118,11 +119,25 @@ def databases(request: pytest.FixtureRequest, fast_folder: Path) -> Databases:
 
 @pytest.fixture
 def url(databases: Databases) -> str:
+    """A database of the test's own, for those that open it more than once."""
     return databases.make()
 
 
-@pytest.fixture
-def store(url: str) -> Iterator[JobStore]:
-    store = JobStore(url)
+@pytest.fixture(scope="session")
+def shared_store(databases: Databases) -> Iterator[JobStore]:
+    store = JobStore(databases.make())
     yield store
     store.close()
+
+
+@pytest.fixture
+def store(shared_store: JobStore) -> JobStore:
+    """An empty store. One engine serves all tests, because it compiles each statement only once."""
+    with shared_store._writing() as connection:
+        if connection.dialect.name == "postgresql":
+            tables = ", ".join(metadata.tables)
+            connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        else:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+    return shared_store

@@ -42,7 +42,7 @@ def upgrade() -> None:
         sa.Column("tidied_at", TIME),
         sa.Column("purged_at", TIME),
         sa.CheckConstraint(
-            "state IN ('received', 'graded', 'delivered', 'rejected', 'failed', 'cancelled')", name="ck_job_state"
+            "state IN ('received', 'graded', 'delivered', 'rejected', 'failed', 'cancelled')", name=op.f("ck_job_state")
         ),
         sa.PrimaryKeyConstraint("id", name="pk_job"),
         sa.UniqueConstraint("study_instance_uid", name="uq_job_study_instance_uid"),
@@ -133,7 +133,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.String(length=32)),
         sa.Column("lease_until", TIME),
         sa.Column("lease_worker", sa.String(length=64)),
-        sa.CheckConstraint("state IN ('pending', 'delivered', 'failed', 'cancelled')", name="ck_delivery_state"),
+        sa.CheckConstraint("state IN ('pending', 'delivered', 'failed', 'cancelled')", name=op.f("ck_delivery_state")),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_delivery_job_id"),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name="fk_delivery_result_id"),
         sa.PrimaryKeyConstraint("id", name="pk_delivery"),

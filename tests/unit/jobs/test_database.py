@@ -1,0 +1,233 @@
+"""Transactions, migrations, and what reaches the caller when the database fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from stenosis_node.domain import JobState
+from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.jobs import JobStore
+from stenosis_node.jobs.schema import metadata
+from tests.unit.jobs import writers
+from tests.unit.jobs.conftest import Databases
+from tests.unit.jobs.drive import claim, claim_delivery, graded, receive
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture
+def empty_url(databases: Databases) -> str:
+    return databases.make(migrated=False)
+
+
+# --------------------------------------------------------------------------- SQLite
+
+
+def test_every_writing_transaction_begins_immediate_and_no_reading_one_does(sqlite_url: str) -> None:
+    store = JobStore(sqlite_url)
+    store.migrate()
+    seen: list[str] = []
+    with store._engine.connect() as connection:  # the pool gives the same one out again
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_trace_callback(seen.append)
+
+    graded(store)
+    claim_delivery(store, 21)
+    writing, seen[:] = list(seen), []
+    store.job(1)
+    store.counts()
+    store.is_own_document("1.2")
+
+    begins = [s for s in writing if s.startswith("BEGIN")]
+    assert begins == ["BEGIN IMMEDIATE"] * 4
+    assert writing[0].startswith("BEGIN"), "nothing runs before the transaction has begun"
+    assert [s for s in writing if s.startswith("COMMIT")] == ["COMMIT"] * 4
+    assert [s for s in seen if s.startswith("BEGIN")] == ["BEGIN"] * 3
+    store.close()
+
+
+def test_sqlite_is_set_up_for_durability(sqlite_url: str, tmp_path: Path) -> None:
+    store = JobStore(sqlite_url)
+    store.migrate()
+    with store._writing() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+        for name in ("jobs.db", "jobs.db-wal"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    store.close()
+
+
+def test_a_reader_is_not_held_up_by_a_writer(sqlite_url: str) -> None:
+    store = JobStore(sqlite_url)
+    store.migrate()
+    receive(store, 1, 0)
+    with store._writing():
+        assert store.counts()[JobState.RECEIVED] == 1
+    store.close()
+
+
+def test_a_database_locked_for_too_long_is_a_transient_error(sqlite_url: str) -> None:
+    store = JobStore(sqlite_url)
+    store.migrate()
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(TransientError, match="locked"):
+        receive(store, 1, 0)
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert receive(store, 1, 0).new_instance
+    store.close()
+
+
+def test_a_full_disk_is_a_transient_error_and_loses_nothing(sqlite_url: str) -> None:
+    store = JobStore(sqlite_url)
+    store.migrate()
+    receive(store, 0, 0)
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+
+    def fill() -> None:
+        for number in range(1, 1000):
+            receive(store, number, 0)
+            stored.append(number)
+
+    stored: list[int] = []
+    with pytest.raises(TransientError, match="full"):
+        fill()
+    assert len(store.instances(1)) == 1 + len(stored)
+    store.close()
+
+
+# --------------------------------------------------------------------------- migrations
+
+
+def test_migrating_an_empty_database_gives_the_tables_of_the_schema(empty_url: str) -> None:
+    store = JobStore(empty_url)
+    store.migrate()
+    with store._reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        checks = [c["name"] for c in inspect(connection).get_check_constraints("job")]
+        assert checks == ["ck_job_state"]
+    store.close()
+
+
+def test_migrating_again_changes_nothing(empty_url: str) -> None:
+    store = JobStore(empty_url)
+    store.migrate()
+    receive(store, 1, 0)
+    store.migrate()
+    store.close()
+    again = JobStore(empty_url)
+    again.migrate()
+
+    assert again.counts()[JobState.RECEIVED] == 1
+    again.close()
+
+
+def test_two_processes_may_migrate_at_once(empty_url: str) -> None:
+    barrier = SPAWN.Barrier(2)
+    failures = SPAWN.Queue()
+    processes = [SPAWN.Process(target=writers.migrate, args=(empty_url, barrier, failures)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+
+    assert [p.exitcode for p in processes] == [0, 0]
+    assert failures.empty(), failures.get()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = JobStore(empty_url)
+
+    def stop_half_way(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("half way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alembic.op.create_index", stop_half_way)
+        with pytest.raises(RuntimeError, match="half way"):
+            store.migrate()
+    with store._reading() as connection:
+        assert inspect(connection).get_table_names() == []
+    store.migrate()
+    assert receive(store, 1, 0).new_instance
+    store.close()
+
+
+def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
+    store = JobStore(url)
+    with store._writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(ConfigError, match=r"jobs\.database_url: .* newer version"):
+        store.migrate()
+    store.close()
+
+
+def test_a_database_without_tables_says_what_to_do(empty_url: str) -> None:
+    store = JobStore(empty_url)
+    with pytest.raises(ConfigError, match="start 'stenosis-node serve' once"):
+        store.list_jobs()
+    store.close()
+
+
+# --------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize("url", ["", "jobs.db", "nosuch://x", "postgresql+nosuch://localhost/x"])
+def test_a_url_that_names_no_database_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^jobs\.database_url: "):
+        JobStore(url)
+
+
+def test_a_database_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path / 'missing' / 'jobs.db'}")
+    with pytest.raises(ConfigError, match=r"^jobs\.database_url: the job database cannot be opened"):
+        store.migrate()
+
+
+def test_a_file_that_is_no_database_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"not a database at all, but long enough to be looked at" * 20)
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with pytest.raises(ConfigError, match=r"^jobs\.database_url: the job database cannot be opened"):
+        store.migrate()
+
+
+def test_the_restart_of_the_server_is_noticed(url: str) -> None:
+    store = JobStore(url)
+    if store._is_sqlite:
+        pytest.skip("SQLite has no server")
+    receive(store, 1, 0)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+
+    def use_a_connection_that_is_cut() -> None:
+        with store._writing() as connection:
+            connection.exec_driver_sql(cut)
+
+    with pytest.raises(TransientError, match="does not answer"):
+        use_a_connection_that_is_cut()
+    assert claim(store, 20) is not None
+    store.close()
