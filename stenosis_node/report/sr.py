@@ -194,13 +194,13 @@ def _descriptors(source: AxialSeries, ref: SliceRef, image: SourceImage, index: 
         (codes.HORIZONTAL_SPACING, geometry.column_spacing_mm, codes.MILLIMETRE),
         (codes.VERTICAL_SPACING, geometry.row_spacing_mm, codes.MILLIMETRE),
     ]
+    if image.spacing_between_mm is not None:
+        found.append((codes.SPACING_BETWEEN_SLICES, image.spacing_between_mm, codes.MILLIMETRE))
     if geometry.thickness_mm is not None:
         found.append((codes.SLICE_THICKNESS, geometry.thickness_mm, codes.MILLIMETRE))
     found += [(n, v, codes.MILLIMETRE) for n, v in zip(codes.POSITION, geometry.position, strict=True)]
     cosines = geometry.row_direction + geometry.column_direction
     found += [(n, v, codes.UNIT_VECTOR) for n, v in zip(codes.ORIENTATION, cosines, strict=True)]
-    if image.spacing_between_mm is not None:
-        found.append((codes.SPACING_BETWEEN_SLICES, image.spacing_between_mm, codes.MILLIMETRE))
     return found
 
 
