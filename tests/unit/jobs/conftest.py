@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def postgresql_server(fast_folder: Path) -> Iterator[str]:
         _wait_until_ready(server, f"{url}/postgres", folder / "log")
         yield url
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # does not wait for clients
         server.wait(20)
 
 
