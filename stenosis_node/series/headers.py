@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydicom.config import IGNORE
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -340,7 +341,7 @@ def _series(instances: Sequence[_Instance]) -> SeriesHeaders:
     def text(keyword: str) -> str:
         return next((value for instance in instances if (value := instance.top[keyword])), "")
 
-    others = {UID(i.sop_class).name for i in instances if not i.slices}
+    others = {class_name(i.sop_class) for i in instances if not i.slices}
     return SeriesHeaders(
         study_instance_uid=instances[0].study,
         series_instance_uid=instances[0].series,
@@ -357,6 +358,11 @@ def _series(instances: Sequence[_Instance]) -> SeriesHeaders:
         slices=tuple(piece for instance in instances for piece in instance.slices),
         other_classes=tuple(sorted(others)),
     )
+
+
+def class_name(sop_class_uid: str) -> str:
+    """Name of a SOP class, or its UID when it is private or malformed."""
+    return UID(sop_class_uid, validation_mode=IGNORE).name
 
 
 def _positive(value: float | None) -> float | None:

@@ -6,12 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from pydicom.uid import UID
-
 from stenosis_node.domain import Decision, SeriesDecision, SeriesReason
 from stenosis_node.series.contrast import weighting
 from stenosis_node.series.geometry import Layout, center, field_of_view, plane_of
-from stenosis_node.series.headers import SeriesHeaders, SliceHeader
+from stenosis_node.series.headers import SeriesHeaders, SliceHeader, class_name
 from stenosis_node.series.repeats import Candidate, Repeat, coverage, find_repeats
 from stenosis_node.series.selection import MAX_EXTENT_MM, MIN_SLICES, Selection, select
 from stenosis_node.series.wording import count, listing, span
@@ -204,7 +202,7 @@ def _values(series: SeriesHeaders, selection: Selection) -> dict[str, str]:
     planes = [plane_of(piece.geometry) for piece in placed if piece.geometry is not None]
     names = Counter(plane.name for plane in planes)
     acquisitions = [piece.acquisition for piece in slices]
-    classes = [*(UID(piece.ref.sop_class_uid).name for piece in series.slices), *series.other_classes]
+    classes = [*(class_name(piece.ref.sop_class_uid) for piece in series.slices), *series.other_classes]
     return {
         "SOP class": listing(classes),
         "image type": listing("\\".join(a.image_type) for a in acquisitions),

@@ -18,6 +18,8 @@ from stenosis_node.series.objection import Objection
 from stenosis_node.series.region import Region, named_region
 
 MIN_SLICES: Final = 4
+MAX_SLICES: Final = 1000
+"""A stack of a lumbar spine has 12 to 60 slices; a limit keeps the work on hostile or mistaken series small."""
 MIN_MATRIX: Final = 128
 MAX_TILT_DEG: Final = 48.0
 """L5-S1 slabs tilt 25 to 45 degrees about the left-right axis."""
@@ -69,6 +71,10 @@ def select(series: SeriesHeaders) -> Selection:
             against[piece] = objections
         else:
             passing.append(piece)
+    if len(passing) > MAX_SLICES:
+        too_many = Objection(SeriesReason.THREE_DIMENSIONAL, f"{len(passing)} slices are no 2D stack of a lumbar spine")
+        against |= dict.fromkeys(passing, (too_many,))
+        passing = []
     return Selection(arrange(passing), against, region)
 
 

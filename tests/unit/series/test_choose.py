@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,16 @@ def test_whole_spine_stack_needs_a_lumbar_name(tmp_path: Path) -> None:
     write_series(tmp_path / "b", series="b", places=stack(90), StudyDescription="Whole spine incl. lumbar")
     assert decide_one(tmp_path / "a").reason is R.NOT_LUMBAR
     assert decide_one(tmp_path / "b").reason is R.CHOSEN
+
+
+def test_thousands_of_slices_are_refused_quickly(tmp_path: Path) -> None:
+    write_series(tmp_path, places=stack(1))
+    (series,) = headers_of(tmp_path)
+    (piece,) = series.slices
+    refs = [replace(piece.ref, sop_instance_uid=f"1.2.{i}") for i in range(5000)]
+    (decision,) = choose([replace(series, slices=tuple(replace(piece, ref=ref) for ref in refs))])
+    assert decision.reason is R.THREE_DIMENSIONAL
+    assert "5000 slices" in decision.sentence
 
 
 # --------------------------------------------------------------------------- mixtures in one series
