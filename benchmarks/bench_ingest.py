@@ -67,6 +67,7 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ingest-") as name:
         work = Path(name)
+        flush_ms = [flush_time(work)]
         groups = {n: make_instances(work / f"data{n}", args.instances, n) for n in (1, 4)}
         for number in range(args.rounds):
             for associations, folders in groups.items():
@@ -75,7 +76,11 @@ def main() -> int:
                         continue
                     run = measure(contender, folders, work / "store")
                     runs.setdefault((contender.name, associations), []).append(run)
+        flush_ms.append(flush_time(work))
     figures = report(contenders, runs, args.instances)
+    print(
+        f"one flush of a 300 kB file and its folder: {flush_ms[0]:.1f} ms before, {flush_ms[1]:.1f} ms after the runs"
+    )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))
     return 0
@@ -221,6 +226,23 @@ def watch(process: psutil.Popen) -> Iterator[Callable[[], int]]:
     finally:
         done.set()
         thread.join()
+
+
+def flush_time(folder: Path) -> float:
+    """Median ms to write and flush 300 kB and the folder: what durability costs on this disk right now."""
+    times = []
+    for _ in range(25):
+        begin = time.perf_counter()
+        path = folder / "flush"
+        with path.open("wb") as file:
+            file.write(bytes(300_000))
+            os.fsync(file.fileno())
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        times.append((time.perf_counter() - begin) * 1e3)
+        path.unlink()
+    return statistics.median(times)
 
 
 def make_instances(folder: Path, count: int, groups: int) -> list[Path]:
