@@ -69,7 +69,7 @@ def grade(
         target = out if out is None or len(studies) == 1 else out / study.study_instance_uid
         if not as_json:
             _print_study(study, target)
-        if target is not None:
+        if target is not None and study.documents:
             _write(study.documents, target)
     if as_json:
         print_json(findings_json(studies))
@@ -227,7 +227,6 @@ def _write(documents: tuple[Document, ...], folder: Path) -> None:
             stem.with_suffix(".dcm").write_bytes(document.content)
             if document.kind in (DocumentKind.SC, DocumentKind.SC_OVERVIEW):
                 stem.with_suffix(".png").write_bytes(capture_png(document))
-        if documents:
-            (folder / "report.html").write_text(render_html(documents), encoding="utf-8")
+        (folder / "report.html").write_text(render_html(documents), encoding="utf-8")
     except OSError as error:
         raise PermanentError(f"--out {folder} cannot be written: {error.strerror}") from error

@@ -19,6 +19,7 @@ from stenosis_node.cli.app import app
 from stenosis_node.domain import Decision, DocumentKind, JobState, ReceivedInstance, SeriesDecision, SeriesReason
 from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
 from tests.conftest import free_port
+from training.export import write_untrained_bundle
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -96,6 +97,14 @@ timeout_s = 5
     )
     (tmp_path / "spool").mkdir()
     return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid demonstration bundle of random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_untrained_bundle(folder)
+    return folder
 
 
 @pytest.fixture
