@@ -41,4 +41,4 @@ def node(tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, 
     server = Node(tmp_path_factory.mktemp("node"), bundle, peers={"pacs": pacs.port}, port=node_port)
     server.start()
     yield server
-    server.stop()
+    assert server.stop() == 0

@@ -214,10 +214,10 @@ def test_a_wrong_called_ae_title_is_refused_by_name(node: Node, tmp_path: Path) 
     study = Study(tmp_path / "study")
     study.sagittal(1)
 
-    sent = send(node.port, study.files, called="SOMEBODY", options=["-v"])
+    sent = send(node.port, study.files, called="SOMEBODY")
 
     assert sent.returncode != 0
-    assert "Called AE Title Not Recognized" in sent.stderr + sent.stdout
+    assert "Association Rejected" in sent.stderr
     assert "'SCANNER' called 'SOMEBODY', but this node is 'STENOSIS'" in node.log.read_text()
     assert node.job(study.uid) is None
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -120,6 +123,24 @@ def test_what_is_over_is_deleted_and_what_was_graded_stays(tmp_path: Path) -> No
     assert list(bench.spool.iter_instances()) == []
     assert bench.spool.documents(bench.job(study.uid).results[0].result_key) is None
     bench.store.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sets_the_event_also_in_a_process_with_threads_of_libraries(number: signal.Signals) -> None:
+    code = """
+import threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # as numpy's: it was there before
+from stenosis_node.node.signals import stop_on_signals
+stop = stop_on_signals()
+print("ready", flush=True)
+print("stopped" if stop.wait(20) else "never", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "stopped\n"
+    assert process.returncode == 0
 
 
 def config(folder: Path, **sections: Any) -> Config:
