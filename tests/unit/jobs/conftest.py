@@ -131,14 +131,18 @@ def shared_store(databases: Databases) -> Iterator[JobStore]:
     store.close()
 
 
-@pytest.fixture
-def store(shared_store: JobStore) -> JobStore:
-    """An empty store. One engine serves all tests, because it compiles each statement only once."""
-    with shared_store._writing() as connection:
+def empty(store: JobStore) -> None:
+    """Remove every row, and count from 1 again."""
+    with store._writing() as connection:
         if connection.dialect.name == "postgresql":
-            tables = ", ".join(metadata.tables)
-            connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY CASCADE")
         else:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
+
+
+@pytest.fixture
+def store(shared_store: JobStore) -> JobStore:
+    """An empty store. One engine serves all tests, because it compiles each statement only once."""
+    empty(shared_store)
     return shared_store

@@ -1,0 +1,262 @@
+"""Whatever happens in whatever order: one worker per job, nothing sent twice, no job forgotten."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from stenosis_node.domain import DeliveryState, JobState
+from stenosis_node.errors import LeaseLost, PermanentError
+from stenosis_node.jobs import DeliveryLease, JobDetail, JobStore, Lease, PeerSpec
+from tests.unit.jobs.conftest import empty
+from tests.unit.jobs.drive import CT, QUIET, at, claim, claim_delivery, document, receive
+
+STUDIES = ("1.1", "1.2")
+PEERS = (PeerSpec("pacs"), PeerSpec("archive"), PeerSpec("mirror", required=False))
+MAX_ATTEMPTS = 3
+
+studies = st.sampled_from(STUDIES)
+indices = st.integers(0, 7)
+
+
+class Node(RuleBasedStateMachine):
+    """Reception, graders, senders and an administrator on one store. Leases are kept and used long after they ended."""
+
+    store: JobStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        empty(self.store)
+        self.now = 0.0
+        self.sent = 0
+        self.leases: list[Lease] = []
+        self.sendings: list[DeliveryLease] = []
+        self.holder: dict[int, str] = {}  # job: token of who may advance it
+        self.sender: dict[int, str] = {}  # delivery: likewise
+        self.confirmed: dict[tuple[int, str], set[str]] = {}  # job and peer: what the peer confirmed
+
+    # ----------------------------------------------------------------- reception
+
+    @rule(study=studies, number=st.integers(0, 5))
+    def an_instance_comes(self, study: str, number: int) -> None:
+        touch = receive(self.store, number, self.now, study=study)
+        assert touch.job_id is not None
+        if touch.new_instance:
+            assert self.detail(touch.job_id).job.state == JobState.RECEIVED
+        if touch.reopened:
+            self.forget_holders(touch.job_id)
+
+    @rule(study=studies, number=st.integers(10, 12))
+    def an_instance_that_is_no_mr_comes(self, study: str, number: int) -> None:
+        before = self.store.job(study)
+        receive(self.store, number, self.now, study=study, sop_class=CT)
+        after = self.store.job(study)
+        assert (before is None) == (after is None)
+        if before is not None and after is not None:
+            assert (after.job.state, after.job.quiet_until) == (before.job.state, before.job.quiet_until)
+
+    @rule(seconds=st.sampled_from([1, 5, QUIET, 61, 200]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    # ----------------------------------------------------------------- graders
+
+    @rule()
+    def a_grader_claims(self) -> None:
+        held = {d.job.id for d in self.details() if d.job.lease_until is not None and d.job.lease_until > at(self.now)}
+        lease = claim(self.store, self.now, max_attempts=MAX_ATTEMPTS)
+        if lease is not None:
+            assert lease.job_id not in held, "two workers have one job"
+            assert lease.attempt <= MAX_ATTEMPTS
+            self.leases.append(lease)
+            self.holder[lease.job_id] = lease.token
+
+    @precondition(lambda self: self.leases)
+    @rule(i=indices, what=st.sampled_from(["grade", "grade the same", "reject", "fail", "retry", "renew", "release"]))
+    def a_grader_acts(self, i: int, what: str) -> None:
+        lease = self.leases[i % len(self.leases)]
+        may = self.holder.get(lease.job_id) == lease.token
+        try:
+            self.act(lease, what)
+        except LeaseLost:
+            assert not may, "whoever holds the lease can use it"
+        else:
+            assert may, "somebody else had the job"
+            if what != "renew":
+                del self.holder[lease.job_id]
+
+    def act(self, lease: Lease, what: str) -> None:
+        now = at(self.now)
+        match what:
+            case "grade" | "grade the same":
+                n = len(self.store.instances(lease.job_id)) if what == "grade" else 1
+                key = f"{lease.job_id:08x}{n:08x}"
+                before = self.store.latest_result(lease.job_id)
+                self.store.advance_graded(
+                    lease, result_key=key, chosen_key=key, documents=[document(f"8.{key}")], peers=PEERS, now=now
+                )
+                same = before is not None and before.result_key == key
+                revision = 0 if before is None else before.revision
+                assert self.detail(lease.job_id).job.revision == revision + (0 if same else 1)
+            case "reject":
+                self.store.reject(lease, reason="no-candidate", sentence="none", now=now)
+            case "fail":
+                self.store.fail(lease, sentence="broken", now=now)
+            case "retry":
+                self.store.retry_later(
+                    lease, retry_at=at(self.now + 30), sentence="later", max_attempts=MAX_ATTEMPTS, now=now
+                )
+            case "renew":
+                self.store.renew(lease, lease_s=60, now=now)
+            case _:
+                self.store.release(lease, now=now)
+
+    @rule()
+    def the_grading_process_dies(self) -> None:
+        self.store.free_leases_of("grader", now=at(self.now))
+        self.holder.clear()
+
+    # ----------------------------------------------------------------- senders
+
+    @rule(peer=st.sampled_from(PEERS))
+    def a_sender_claims(self, peer: PeerSpec) -> None:
+        sending = claim_delivery(self.store, self.now, peer.name, max_attempts=MAX_ATTEMPTS)
+        if sending is None:
+            return
+        detail = self.detail(sending.job_id)
+        assert detail.job.state in (JobState.GRADED, JobState.DELIVERED, JobState.FAILED)
+        assert sending.revision == detail.job.revision, "an older result must not leave any more"
+        assert sending.confirmed == self.confirmed.get((sending.job_id, peer.name), set())
+        self.sendings.append(sending)
+        self.sender[sending.delivery_id] = sending.token
+
+    @precondition(lambda self: self.sendings)
+    @rule(i=indices, what=st.sampled_from(["confirm", "refuse", "done", "fail", "retry", "release"]))
+    def a_sender_acts(self, i: int, what: str) -> None:
+        sending = self.sendings[i % len(self.sendings)]
+        may = self.sender.get(sending.delivery_id) == sending.token
+        now = at(self.now)
+        uid = f"8.{sending.result_key}"
+        try:
+            match what:
+                case "confirm":
+                    self.store.record_document(sending, uid, status=0, text="", now=now)
+                    self.confirmed.setdefault((sending.job_id, sending.peer), set()).add(uid)
+                case "refuse":
+                    self.store.record_document(sending, uid, status=0xA700, text="", now=now)
+                case "done":
+                    self.store.advance_delivery(sending, now=now)
+                case "fail":
+                    self.store.fail_delivery(sending, sentence="refused", now=now)
+                case "retry":
+                    later = at(self.now + 30)
+                    self.store.retry_delivery_later(
+                        sending, retry_at=later, sentence="later", max_attempts=MAX_ATTEMPTS, now=now
+                    )
+                case _:
+                    self.store.release_delivery(sending, now=now)
+        except LeaseLost:
+            assert not may
+        else:
+            assert may
+            if what not in ("confirm", "refuse"):
+                del self.sender[sending.delivery_id]
+
+    # ----------------------------------------------------------------- the administrator
+
+    @rule(study=studies)
+    def the_administrator_retries(self, study: str) -> None:
+        found = self.store.job(study)
+        if found is None:
+            return
+        try:
+            state = self.store.retry(found.job.id, now=at(self.now))
+        except PermanentError:
+            assert found.job.state in (JobState.RECEIVED, JobState.GRADED, JobState.DELIVERED)
+        else:
+            assert state in (JobState.RECEIVED, JobState.GRADED, JobState.DELIVERED)
+            if found.job.state == JobState.RECEIVED:
+                self.holder.pop(found.job.id, None)
+
+    @rule(study=studies)
+    def the_administrator_cancels(self, study: str) -> None:
+        found = self.store.job(study)
+        if found is None:
+            return
+        try:
+            self.store.cancel(found.job.id, now=at(self.now))
+        except PermanentError:
+            assert found.job.state in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)
+        else:
+            self.forget_holders(found.job.id)
+
+    # ----------------------------------------------------------------- what always holds
+
+    def detail(self, job_id: int) -> JobDetail:
+        found = self.store.job(job_id)
+        assert found is not None
+        return found
+
+    def details(self) -> list[JobDetail]:
+        return [self.detail(job.id) for job in self.store.list_jobs()]
+
+    def forget_holders(self, job_id: int) -> None:
+        self.holder.pop(job_id, None)
+        for delivery in self.detail(job_id).deliveries:
+            self.sender.pop(delivery.id, None)
+
+    @invariant()
+    def the_state_says_what_the_deliveries_say(self) -> None:
+        for detail in self.details():
+            latest = [d for d in detail.deliveries if d.revision == detail.job.revision]
+            required = [d.state for d in latest if d.required]
+            older = [d.state for d in detail.deliveries if d.revision < detail.job.revision]
+            assert DeliveryState.PENDING not in older
+            match detail.job.state:
+                case JobState.DELIVERED:
+                    assert required
+                    assert set(required) == {DeliveryState.DELIVERED}
+                case JobState.GRADED:
+                    assert DeliveryState.PENDING in required
+                    assert DeliveryState.FAILED not in required
+                case JobState.FAILED if detail.job.failed_in == "deliver":
+                    assert DeliveryState.FAILED in required
+                case JobState.RECEIVED:
+                    assert all(d.worker is None for d in detail.deliveries), "an old result leaves an open study"
+                case _:
+                    pass
+            if detail.job.state != JobState.RECEIVED:
+                assert detail.job.worker is None
+            assert [r.revision for r in detail.results] == list(range(1, detail.job.revision + 1))
+            assert detail.job.n_instances == len(self.store.instances(detail.job.id))
+
+    def teardown(self) -> None:
+        """In a world without faults every job that is not over comes to its end by itself."""
+        self.now += 10_000
+        while (lease := claim(self.store, self.now, max_attempts=MAX_ATTEMPTS)) is not None:
+            self.act(lease, "grade")
+        for peer in PEERS:
+            while (sending := claim_delivery(self.store, self.now, peer.name, max_attempts=MAX_ATTEMPTS)) is not None:
+                self.store.advance_delivery(sending, now=at(self.now))
+        for detail in self.details():
+            assert detail.job.state not in (JobState.RECEIVED, JobState.GRADED), "forgotten"
+        super().teardown()
+
+
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
+def test_whatever_happens_in_whatever_order(shared_store: JobStore) -> None:
+    class OnThisStore(Node):
+        store = shared_store
+
+    run_state_machine_as_test(
+        OnThisStore,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
