@@ -106,7 +106,12 @@ def model_card(manifest: Manifest) -> str:
     ]
     if not manifest.metrics:
         return "\n".join([*lines, "Nothing: this bundle was never evaluated.", ""])
-    lines += ["Grades of real slices: **not measured**.", ""]
+    lines += [
+        "Grades of real slices: **not measured**. The figures below are on held-out slices of the generator that drew",
+        "the training slices; they prove that the machinery works and say nothing about patients. End to end, a slice",
+        "that is missed or abstained on counts as an error.",
+        "",
+    ]
     for name, value in manifest.metrics.items():
         lines += _section(name, value)
     return "\n".join([*lines, ""])

@@ -52,7 +52,7 @@ HELD_OUT_SEEDS: Final = range(1_000_000)
 RECIPES: Final = {
     Stage.LOCATE: Recipe(
         stage=Stage.LOCATE,
-        steps=1800,
+        steps=1400,
         batch_size=12,
         learning_rate=4e-4,
         warmup_steps=100,
@@ -62,8 +62,8 @@ RECIPES: Final = {
     ),
     Stage.CLASSIFY: Recipe(
         stage=Stage.CLASSIFY,
-        steps=600,
-        batch_size=32,
+        steps=400,
+        batch_size=16,
         learning_rate=1e-3,
         warmup_steps=50,
         weight_decay=1e-3,
@@ -73,7 +73,7 @@ RECIPES: Final = {
     Stage.GRADE: Recipe(
         stage=Stage.GRADE,
         steps=1200,
-        batch_size=32,
+        batch_size=16,
         learning_rate=1e-3,
         warmup_steps=50,
         weight_decay=1e-3,

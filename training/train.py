@@ -82,7 +82,7 @@ def train(task: Task, recipe: Recipe, out: Path, *, devices: int = 1, workers: i
                 clock = _report(state["step"], recipe, float(loss), clock, losses)
             if state["step"] % recipe.checkpoint_steps == 0 or state["step"] == recipe.steps or stop:
                 _save(fabric, checkpoint, state)
-            if stop:
+            if stop and state["step"] < recipe.steps:
                 raise Interrupted(f"stopped at step {state['step']} of {recipe.steps}; go on with --resume")
     return checkpoint
 
