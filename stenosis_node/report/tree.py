@@ -1,15 +1,18 @@
-"""Constructors of SR content items (PS3.3 C.17.3).
+"""Constructors of SR content items (PS3.3 C.17.3): highdicom's items under the words of this package.
 
-On plain pydicom: with highdicom's templates the tree of 40 slices takes seconds, its image library cannot name frames
-and a report without measurements is refused. highdicom is the independent reader in our tests instead.
+The tree itself is ours (docs/decisions/0004): highdicom's ``MeasurementReport`` puts no frames into its image library,
+refuses a report without measurements, and has no place for the summary and the overall result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
+from pydicom.sr.coding import Code as PydicomCode
 
 from stenosis_node.domain import PixelBox, SliceRef
 from stenosis_node.report.codes import Code
@@ -22,20 +25,16 @@ PROPERTY = "HAS PROPERTIES"
 INFERRED = "INFERRED FROM"
 
 
+def _concept(code: Code) -> PydicomCode:
+    return PydicomCode(code.value, code.scheme, code.meaning)
+
+
 def coded(code: Code) -> Dataset:
     """An item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
-    return item
+    return sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def _item(relationship: str, kind: str, name: Code | None, children: Sequence[Dataset] = ()) -> Dataset:
-    item = Dataset()
-    if relationship:
-        item.RelationshipType = relationship
-    item.ValueType = kind
-    if name is not None:
-        item.ConceptNameCodeSequence = Items([coded(name)])
+def _with(item: Dataset, children: Sequence[Dataset]) -> Dataset:
     if children:
         item.ContentSequence = Items(children)
     return item
@@ -43,34 +42,25 @@ def _item(relationship: str, kind: str, name: Code | None, children: Sequence[Da
 
 def container(relationship: str, name: Code, children: Sequence[Dataset], *, template: str | None = None) -> Dataset:
     """A heading with its content. ``template`` is the DCMR template identifier; an empty relationship is the root."""
-    item = _item(relationship, "CONTAINER", name, children)
-    item.ContinuityOfContent = "SEPARATE"
-    if template is not None:
-        mark = Dataset()
-        mark.MappingResource, mark.TemplateIdentifier = "DCMR", template
-        item.ContentTemplateSequence = Items([mark])
-    return item
+    item = sr.ContainerContentItem(
+        _concept(name), is_content_continuous=False, template_id=template, relationship_type=relationship or None
+    )
+    return _with(item, children)
 
 
 def code(relationship: str, name: Code, value: Code, children: Sequence[Dataset] = ()) -> Dataset:
     """A coded value."""
-    item = _item(relationship, "CODE", name, children)
-    item.ConceptCodeSequence = Items([coded(value)])
-    return item
+    return _with(sr.CodeContentItem(_concept(name), _concept(value), relationship), children)
 
 
 def text(relationship: str, name: Code, value: str, children: Sequence[Dataset] = ()) -> Dataset:
     """A text."""
-    item = _item(relationship, "TEXT", name, children)
-    item.TextValue = value
-    return item
+    return _with(sr.TextContentItem(_concept(name), value, relationship), children)
 
 
 def uidref(relationship: str, name: Code, value: str) -> Dataset:
     """A UID."""
-    item = _item(relationship, "UIDREF", name)
-    item.UID = value
-    return item
+    return sr.UIDRefContentItem(_concept(name), value, relationship)
 
 
 def decimal(value: float) -> str:
@@ -80,12 +70,7 @@ def decimal(value: float) -> str:
 
 def num(relationship: str, name: Code, value: float, unit: Code) -> Dataset:
     """A number with its unit."""
-    item = _item(relationship, "NUM", name)
-    measured = Dataset()
-    measured.NumericValue = decimal(value)
-    measured.MeasurementUnitsCodeSequence = Items([coded(unit)])
-    item.MeasuredValueSequence = Items([measured])
-    return item
+    return sr.NumContentItem(_concept(name), float(decimal(value)), _concept(unit), relationship_type=relationship)
 
 
 def reference(ref: SliceRef) -> Dataset:
@@ -97,16 +82,22 @@ def reference(ref: SliceRef) -> Dataset:
     return item
 
 
-def image(relationship: str, name: Code | None, ref: SliceRef, children: Sequence[Dataset] = ()) -> Dataset:
+def image(relationship: str, name: Code, ref: SliceRef, children: Sequence[Dataset] = ()) -> Dataset:
     """A reference to one slice."""
-    item = _item(relationship, "IMAGE", name, children)
-    item.ReferencedSOPSequence = Items([reference(ref)])
-    return item
+    item = sr.ImageContentItem(
+        _concept(name),
+        ref.sop_class_uid,
+        ref.sop_instance_uid,
+        referenced_frame_numbers=ref.frame_number,
+        relationship_type=relationship,
+    )
+    return _with(item, children)
 
 
 def region(name: Code, box: PixelBox, source: Dataset) -> Dataset:
     """A box as a closed polyline in pixel edges of the slice it was drawn on (C.18.6: column, row; corner origin)."""
-    item = _item(CONTAINS, "SCOORD", name, [source])
-    item.GraphicType = "POLYLINE"
-    item.GraphicData = [box.x0, box.y0, box.x1, box.y0, box.x1, box.y1, box.x0, box.y1, box.x0, box.y0]
-    return item
+    corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1), (box.x0, box.y0)]
+    item = sr.ScoordContentItem(
+        _concept(name), sr.GraphicTypeValues.POLYLINE, np.array(corners), relationship_type=CONTAINS
+    )
+    return _with(item, [source])
