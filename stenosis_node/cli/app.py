@@ -57,13 +57,15 @@ app = typer.Typer(
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error and log everything.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error and log what the node does.")
+    ] = False,
 ) -> None:
     """DICOM node that grades lumbar spinal stenosis on axial T2 MRI and returns a Structured Report."""
     if debug:
-        import logging
+        from stenosis_node.node.logs import set_up_logging
 
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        set_up_logging("cli", "DEBUG")
 
 
 for verb in (serve, grade, jobs, job, retry, cancel, probe, doctor, init, version):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ def grade(
     if out is not None:
         _make_folder(out)
     settings = _settings(config, bundle)
+    _keep_headers_out_of_warnings()
     from stenosis_node.work.grade import grade_files, load_pipeline
 
     pipeline = load_pipeline(settings.grading)
@@ -146,6 +148,14 @@ def _settings(config: Path | None, bundle: Path | None) -> Config:
         return load_config(config)
     grading = {"grading": {"bundle": str(bundle.absolute())}}
     return load(config, overrides=grading if config is not None else {"spool": ".", **grading})
+
+
+def _keep_headers_out_of_warnings() -> None:
+    """The DICOM libraries quote header values in their warnings; the logging of the node silences those."""
+    from stenosis_node.node.logs import set_up_logging
+
+    if not logging.getLogger().handlers:  # --debug has set it up already
+        set_up_logging("grade", "WARNING")
 
 
 def _warn_of_unreadable(paths: tuple[Path, ...]) -> None:

@@ -69,7 +69,7 @@ def spawn() -> Run:
     def start(*arguments: object, **environment: str) -> Ran:
         command = [sys.executable, "-m", "stenosis_node", *(str(a) for a in arguments)]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | environment
+            command, capture_output=True, text=True, timeout=110, check=False, env=os.environ | environment
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 

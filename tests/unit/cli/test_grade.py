@@ -36,7 +36,7 @@ SLICE_KEYS = {
 def part_of_sample(folder: Path, *, slices: int = 8) -> Path:
     """The localizer, and the first slices of the axial T2 series."""
     shutil.copytree(SAMPLE / "01-localizer", folder / "01")
-    (folder / "03").mkdir()
+    (folder / "03").mkdir(parents=True)
     for path in sorted((SAMPLE / "03-t2_tse_tra").iterdir())[:slices]:
         shutil.copy(path, folder / "03")
     return folder
@@ -91,6 +91,21 @@ def test_what_was_skipped_is_said_and_no_patient_is_named(graded: tuple[Ran, Pat
     for identifying in (str(header.PatientName), str(header.PatientName).split("^", maxsplit=1)[0], header.PatientID):
         assert identifying
         assert identifying not in done.out + done.err
+
+
+def test_no_header_value_gets_into_a_warning(spawn: Run, weights: Path, tmp_path: Path) -> None:
+    from pydicom import config, dcmread
+
+    folder = part_of_sample(tmp_path / "study", slices=6)
+    for path in folder.rglob("*.dcm"):
+        ds = dcmread(path)
+        with config.disable_value_validation():
+            ds.add_new("PatientAge", "AS", "HONG-GILDONG-IS-OLD")
+            ds.add_new("StudyDate", "DA", "HONG-GILDONG")
+            ds.save_as(path)
+    done = spawn("--debug", "grade", folder, "--bundle", weights)
+    assert done.code == 0, done.err[-2000:]
+    assert "HONG" not in done.out + done.err
 
 
 def test_several_studies_are_graded_each_into_its_own_folder(run: Run, weights: Path, tmp_path: Path) -> None:
