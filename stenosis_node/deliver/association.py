@@ -6,11 +6,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
@@ -71,35 +72,53 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae
         association.release()
 
 
+class _Requestor(DIMSEServiceProvider):
+    """Keeps a message until the one who asked for it comes.
+
+    An association's own thread polls for requests of the peer, and on a busy machine it sometimes is faster than the
+    thread that waits for a response: pynetdicom then throws the response away, and a stored document looks like one
+    that was never answered. A requestor serves no requests from this queue.
+    """
+
+    def get_msg(self, block: bool = False) -> Any:
+        """As the base class, but who polls gets nothing."""
+        return super().get_msg(block=True) if block else (None, None)
+
+
 def _why_not(association: Association, peer: Peer, calling: str) -> TransientError | PermanentError:
     """The error that tells why a peer we are connected to gave no association."""
     answer = association.acceptor.primitive
-    if isinstance(answer, A_ASSOCIATE) and answer.result == ACCEPTED:  # but not one context, so pynetdicom gave it up
+    if answer is None:
+        # a peer that rejects and hangs up before the negotiating thread looks: pynetdicom leaves the answer unread
+        unread: object = association.dul.receive_pdu()
+        answer = unread if isinstance(unread, A_ASSOCIATE) and unread.result != ACCEPTED else None
+    if answer is None or (answer.result == ACCEPTED and association.accepted_contexts):
+        return TransientError(f"{describe(peer)} aborted or did not answer the association request")
+    if answer.result == ACCEPTED:  # but not one context, so pynetdicom gave it up
         classes = dict.fromkeys(UID(str(c.abstract_syntax)).name for c in association.requestor.requested_contexts)
         return PermanentError(
             f"{describe(peer)} does not accept {', nor '.join(classes)}; nothing was sent: enable them there"
         )
-    if isinstance(answer, A_ASSOCIATE):
-        permanent = answer.result == REJECTED_PERMANENT
-        reason = answer.diagnostic if answer.result_source == SERVICE_USER else None
-        if permanent and reason == CALLED_NOT_RECOGNISED:
-            return PermanentError(
-                f"{describe(peer)} does not know the called AE title {peer.ae_title!r}: correct ae_title of the peer"
-            )
-        if permanent and reason == CALLING_NOT_RECOGNISED:
-            return PermanentError(
-                f"{describe(peer)} does not accept the calling AE title {calling!r}: register it there, or set "
-                "calling_ae_title of the peer"
-            )
-        # archives also say "permanently, no reason given" while they start or are full, and attempts are limited anyway
-        kind = "permanently" if permanent else "for now"
-        return TransientError(f"{describe(peer)} rejected the association {kind} ({answer.reason_str.strip()})")
-    return TransientError(f"{describe(peer)} aborted or did not answer the association request")
+    permanent = answer.result == REJECTED_PERMANENT
+    reason = answer.diagnostic if answer.result_source == SERVICE_USER else None
+    if permanent and reason == CALLED_NOT_RECOGNISED:
+        return PermanentError(
+            f"{describe(peer)} does not know the called AE title {peer.ae_title!r}: correct ae_title of the peer"
+        )
+    if permanent and reason == CALLING_NOT_RECOGNISED:
+        return PermanentError(
+            f"{describe(peer)} does not accept the calling AE title {calling!r}: register it there, or set "
+            "calling_ae_title of the peer"
+        )
+    # archives also say "permanently, no reason given" while they start or are full, and attempts are limited anyway
+    kind = "permanently" if permanent else "for now"
+    return TransientError(f"{describe(peer)} rejected the association {kind} ({answer.reason_str.strip()})")
 
 
 def _on_connected(event: evt.Event, timeout_s: float, connected: threading.Event) -> None:
-    """From now on every wait for the peer is bounded."""
+    """From now on every wait for the peer is bounded, and every response reaches who waits for it."""
     connected.set()
+    event.assoc.dimse = _Requestor(event.assoc)
     wrapper = event.assoc.dul.socket
     if wrapper is not None and wrapper.socket is not None:
         wrapper.socket = PeerSocket.adopt(wrapper.socket, limit_s=timeout_s)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom import dcmread
@@ -18,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
@@ -155,6 +157,34 @@ def test_too_many_associations_is_transient(documents: Documents, start_archive:
         pytest.raises(TransientError, match="rejected the association for now"),
     ):
         run(documents, archive.peer())
+
+
+def test_a_response_is_not_lost_to_the_polling_thread(documents: Documents, start_archive: StartArchive) -> None:
+    """pynetdicom's association thread takes what it finds in the queue and throws responses away."""
+    with associate(start_archive().peer(), [build_context("1.2.840.10008.1.1")], calling_ae_title="S") as association:
+        response = C_ECHO()
+        response.MessageIDBeingRespondedTo, response.Status = 1, 0
+        association.dimse.msg_queue.put((1, response))
+        time.sleep(0.1)  # it polls every millisecond
+        assert association.dimse.get_msg(block=True) == (1, response)
+
+
+def test_a_rejection_is_not_lost_when_the_peer_hangs_up_at_once(
+    documents: Documents, start_archive: StartArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negotiating thread looks late, as it does on a busy machine: the connection is closed by then."""
+
+    class LateEvent(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            happened = super().wait(timeout)
+            time.sleep(0.5)
+            return happened
+
+    archive = start_archive()
+    late = SimpleNamespace(Event=LateEvent, enumerate=threading.enumerate)
+    monkeypatch.setattr("pynetdicom.transport.threading", late)
+    with pytest.raises(PermanentError, match="called AE title 'WRONG'"):
+        run(documents, archive.peer().model_copy(update={"ae_title": "WRONG"}))
 
 
 def test_nobody_there_is_transient(documents: Documents) -> None:
