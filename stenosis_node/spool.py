@@ -246,7 +246,7 @@ class Spool:
                 for folder, folders, names in os.walk(top):
                     for name in names:
                         if name.startswith(TEMPORARY):
-                            (Path(folder) / name).unlink()
+                            (Path(folder) / name).unlink(missing_ok=True)
                     for name in [n for n in folders if n.startswith(TEMPORARY)]:
                         shutil.rmtree(Path(folder) / name)
                         folders.remove(name)
@@ -266,12 +266,12 @@ class Spool:
     def _temporary(self, folder: Path) -> Iterator[_Temporary]:
         """A new file without a name of its own yet; gone afterwards unless published."""
         for attempt in range(5):
-            self._make_folder(folder)
             try:
+                self._make_folder(folder)
                 path, descriptor = _new_temporary(folder)
                 break
-            except FileNotFoundError:  # housekeeping removed the empty folder in between
-                self._durable.discard(folder)
+            except FileNotFoundError:  # housekeeping, of another process, removed it or a parent as empty
+                self._forget_folder(folder)
                 if attempt == 4:
                     raise
         temporary = _Temporary(path, descriptor)
@@ -294,6 +294,12 @@ class Spool:
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable.add(folder)
+
+    def _forget_folder(self, folder: Path) -> None:
+        """A folder and its parents may be gone; not the top ones, which nobody removes: remaking them would hide a fault."""
+        while folder not in (self._instances, self.root):
+            self._durable.discard(folder)
+            folder = folder.parent
 
     def _remove_empty(self, folder: Path) -> Path:
         """Remove a folder and its parents as far as they are empty. Returns the first that stays."""

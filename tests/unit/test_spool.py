@@ -152,6 +152,16 @@ def test_deleting_instances_removes_the_folders_they_leave_empty(spool: Spool) -
     assert spool.put(STUDY, SERIES, "1.1", [b"1"]).outcome is PutOutcome.NEW, "folders that are gone are made again"
 
 
+def test_folders_that_another_process_removed_are_made_again(spool: Spool) -> None:
+    one = spool.put(STUDY, SERIES, "1.1", [b"1"]).path
+    two = spool.put(STUDY, "1.8", "1.2", [b"2"]).path
+    Spool(spool.root).delete_instances([one, two])
+
+    assert spool.put(STUDY, SERIES, "1.1", [b"1"]).outcome is PutOutcome.NEW
+    assert spool.put(STUDY, "1.8", "1.2", [b"2"]).outcome is PutOutcome.NEW
+    assert sorted(spool.iter_instances()) == sorted([one, two])
+
+
 # --------------------------------------------------------------------------- quarantine
 
 
@@ -291,6 +301,25 @@ def test_what_a_crash_left_is_swept_and_nothing_else(spool: Spool) -> None:
     spool.sweep()
 
     assert files(spool) == before
+
+
+def test_a_sweep_bears_what_goes_by_itself(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that outlived its parent may still close its temporary files."""
+    leftover = spool.root / "findings" / ".tmp-1"
+    leftover.write_bytes(b"half")
+    real_walk = os.walk
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, folders, names in real_walk(top):
+            if leftover.name in names:
+                leftover.unlink()
+            yield folder, folders, names
+
+    monkeypatch.setattr(os, "walk", walk)
+
+    spool.sweep()
+
+    assert files(spool) == []
 
 
 # --------------------------------------------------------------------------- order of what reaches the disk
