@@ -40,7 +40,7 @@ def annotated(entry: Entry, source: SourceImage, status: BundleStatus) -> tuple[
     pixels = entry.image.pixels
     if pixels is None:
         raise ValueError("a slice without pixels cannot be drawn")
-    geometry = entry.image.geometry
+    geometry = entry.image.plane
     scale = render.display_scale(geometry, *pixels.shape)
     slice_image = render.enlarged(render.windowed(pixels, source), scale)
     top = (wording.BANNER_HEIGHT_PX if wording.BANNER[status] else 0) + GUTTER
@@ -66,8 +66,8 @@ def annotated(entry: Entry, source: SourceImage, status: BundleStatus) -> tuple[
 
 def _orientation(draw: ImageDraw.ImageDraw, entry: Entry, frame: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = frame
-    across = render.letters(entry.image.geometry.row_direction)[0]
-    down = render.letters(entry.image.geometry.column_direction)[0]
+    across = render.letters(entry.image.plane.row_direction)[0]
+    down = render.letters(entry.image.plane.column_direction)[0]
     marks = (
         (render.opposite(across), (left - GUTTER // 2, (top + bottom) // 2)),
         (across, (right + GUTTER // 2, (top + bottom) // 2)),
@@ -171,7 +171,7 @@ def build(
     _sources(ds, entries)
     _compression(ds, entries, sources)
     if scale is not None and len(entries) == 1:
-        geometry = entries[0].image.geometry
+        geometry = entries[0].image.plane
         ds.PixelSpacing = [
             tree.decimal(geometry.row_spacing_mm / scale[1]),
             tree.decimal(geometry.column_spacing_mm / scale[0]),
@@ -213,7 +213,8 @@ def _sources(ds: Dataset, entries: Sequence[Entry]) -> None:
 
 def _compression(ds: Dataset, entries: Sequence[Entry], sources: dict[SliceRef, SourceImage]) -> None:
     """Lossy once, lossy for ever: what happened to any source happened to the picture."""
-    lossy: Lossy | None = next((s.lossy for e in entries if (s := sources[e.image.ref]).lossy is not None), None)
+    known = (sources[e.image.ref].lossy for e in entries if e.image.ref in sources)
+    lossy: Lossy | None = next(filter(None, known), None)
     ds.LossyImageCompression = "00" if lossy is None else "01"
     if lossy is not None:
         ds.LossyImageCompressionRatio = list(lossy.ratios) or ["1"]

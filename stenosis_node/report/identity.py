@@ -18,9 +18,6 @@ from stenosis_node.report import wording
 LAYOUT: Final = "1"
 """Raised when the same findings would give other documents; part of the content key."""
 
-IMPLEMENTATION_CLASS_UID: Final = "2.25.217573298764330716290862147120137431586"
-IMPLEMENTATION_VERSION: Final = "STENOSIS_NODE"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predecessor:

@@ -9,7 +9,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from stenosis_node.domain import BundleStatus, StudyFindings
+from stenosis_node.domain import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    BundleStatus,
+    StudyFindings,
+)
 from stenosis_node.report import codes, identity, wording
 from stenosis_node.report.identity import ReportContext
 from stenosis_node.report.source import StudyHeader
@@ -84,8 +89,8 @@ def to_bytes(ds: Dataset, sop_class_uid: str, sop_instance_uid: str) -> bytes:
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(identity.IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = identity.IMPLEMENTATION_VERSION
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     ds.file_meta = meta
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)

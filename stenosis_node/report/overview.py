@@ -143,7 +143,7 @@ def _thumbnail(entry: Entry) -> Image.Image:
             (THUMB // 2, THUMB // 2), "not readable", fill=INK, font=render.font(18), anchor="mm"
         )
         return blank
-    return render.canal_view(pixels, entry.image.geometry, finding_box(entry.finding), THUMB)
+    return render.canal_view(pixels, entry.image.plane, finding_box(entry.finding), THUMB)
 
 
 def _strip(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:

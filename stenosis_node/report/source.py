@@ -23,7 +23,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 from stenosis_node.domain import AxialSlice, SliceRef
-from stenosis_node.errors import PermanentError
+from stenosis_node.errors import PermanentError, TransientError
 
 PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 STUDY: Final = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID")
@@ -100,16 +100,22 @@ class StudyHeader:
 
 
 def read_sources(slices: Iterable[AxialSlice]) -> tuple[StudyHeader, dict[SliceRef, SourceImage]]:
-    """Read the headers behind the slices, each file once.
+    """Read the headers behind the slices, each file once. An unreadable slice whose header is no better is left out.
 
-    Raises PermanentError when a file is gone or is no DICOM file any more: the documents must refer to it.
+    raises  PermanentError when a file is gone or is no DICOM file any more: the documents must refer to it
+            TransientError when the disk does not give a file
     """
     study: StudyHeader | None = None
     images: dict[SliceRef, SourceImage] = {}
     headers: dict[Path, Dataset] = {}
     for piece in slices:
         if piece.path not in headers:
-            headers = {piece.path: _read(piece)}  # slices of one file follow each other: one header at a time
+            try:
+                headers = {piece.path: _read(piece)}  # slices of one file follow each other: one header at a time
+            except PermanentError:
+                if piece.unreadable is None:
+                    raise
+                continue
         header = headers[piece.path]
         if study is None:
             study = _study(header)
@@ -126,6 +132,8 @@ def _read(piece: AxialSlice) -> Dataset:
     except FileNotFoundError:
         raise PermanentError(f"the received file of instance {uid} is gone; send the study again") from None
     except (OSError, InvalidDicomError, EOFError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pydicom raises it for broken bytes too
+            raise TransientError(f"the received file of instance {uid} cannot be read; check the disk") from error
         raise PermanentError(
             f"the received file of instance {uid} cannot be read again ({type(error).__name__}); send the study again"
         ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
+from typing import Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -17,6 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Enhanc
 
 from stenosis_node.domain import (
     AxialSeries,
+    AxialSlice,
     Content,
     CordSlice,
     Document,
@@ -167,7 +169,8 @@ def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage])
     groups = []
     for source in series:
         described = [
-            (s.ref, _descriptors(source, s.ref, images[s.ref], index)) for index, s in enumerate(source.slices)
+            (piece.ref, _descriptors(source, piece, images[piece.ref]) if piece.ref in images else [MR_DESCRIPTOR])
+            for piece in source.slices
         ]
         shared = set(described[0][1]).intersection(*(d for _, d in described))
         common = [_descriptor(d) for d in described[0][1] if d in shared]
@@ -183,9 +186,15 @@ Descriptor = tuple[Code, Code | str | float, Code | None]
 """Concept, value (code, UID or number), unit of a number."""
 
 
-def _descriptors(source: AxialSeries, ref: SliceRef, image: SourceImage, index: int) -> list[Descriptor]:
-    geometry = source.slices[index].geometry
-    found: list[Descriptor] = [(codes.MODALITY, codes.MR, None)]
+MR_DESCRIPTOR: Final[Descriptor] = (codes.MODALITY, codes.MR, None)
+
+
+def _descriptors(source: AxialSeries, piece: AxialSlice, image: SourceImage) -> list[Descriptor]:
+    """What is known of an image; of one whose header breaks off that is its modality alone."""
+    geometry = piece.geometry
+    found = [MR_DESCRIPTOR]
+    if geometry is None:
+        return found
     if source.frame_of_reference_uid:
         found.append((codes.FRAME_OF_REFERENCE, source.frame_of_reference_uid, None))
     found += [
