@@ -296,7 +296,7 @@ class Spool:
         self._durable.add(folder)
 
     def _forget_folder(self, folder: Path) -> None:
-        """A folder and its parents may be gone; not the top ones, which nobody removes: remaking them would hide a fault."""
+        """A folder and its parents may be gone; not the top ones, which nobody removes."""
         while folder not in (self._instances, self.root):
             self._durable.discard(folder)
             folder = folder.parent

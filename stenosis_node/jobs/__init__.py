@@ -8,6 +8,7 @@ from stenosis_node.jobs.grading import Grading
 from stenosis_node.jobs.receiving import Receiving
 from stenosis_node.jobs.records import (
     MR_CLASSES,
+    BeingDeleted,
     DeliveryLease,
     DeliverySummary,
     DocumentRow,
@@ -29,6 +30,7 @@ from stenosis_node.jobs.retention import Retention
 
 __all__ = [
     "MR_CLASSES",
+    "BeingDeleted",
     "DeliveryLease",
     "DeliverySummary",
     "DocumentRow",

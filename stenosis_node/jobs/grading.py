@@ -13,7 +13,16 @@ from stenosis_node.domain import DeliveryState, DocumentKind, JobState, SeriesDe
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, fail_job, held_job, new_token, set_job, settle
-from stenosis_node.jobs.records import DocumentRow, EventKind, Lease, PeerSpec, PreviousResult, Step, StoredInstance
+from stenosis_node.jobs.records import (
+    BeingDeleted,
+    DocumentRow,
+    EventKind,
+    Lease,
+    PeerSpec,
+    PreviousResult,
+    Step,
+    StoredInstance,
+)
 from stenosis_node.jobs.schema import delivery, document, instance, job, result, series
 
 
@@ -130,11 +139,12 @@ class Grading(Database):
         chosen_key   names the set of instances that were chosen
         returns      GRADED; DELIVERED when no required peer lacks anything; FAILED when the result is the latest
                      one and a required delivery of it had failed
-        raises       LeaseLost
+        raises       LeaseLost; BeingDeleted when the housekeeping is about to delete documents of the same key
         """
         with self._writing() as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
+            _refuse_if_being_deleted(connection, row.id, result_key)
             done: dict[str, Any] = {"attempts": 0, "retry_at": None, "state": JobState.GRADED, "state_since": now}
             done |= {"message": None, "reason": None, "failed_in": None, **NO_LEASE}
             latest = _latest_result(connection, row)
@@ -283,6 +293,17 @@ def _latest_result(connection: Connection, row: Row[Any]) -> Row[Any] | None:
     return connection.execute(
         select(result).where(result.c.job_id == row.id, result.c.revision == row.revision)
     ).first()
+
+
+def _refuse_if_being_deleted(connection: Connection, job_id: int, result_key: str) -> None:
+    doomed = select(result.c.revision).where(
+        result.c.job_id == job_id,
+        result.c.result_key == result_key,
+        result.c.purged_at.is_not(None),
+        result.c.deleted_at.is_(None),
+    )
+    if connection.execute(doomed.limit(1)).first() is not None:
+        raise BeingDeleted("earlier documents of the same content are being deleted; they are made again afterwards")
 
 
 def _cancel_pending(connection: Connection, job_id: int, why: str, now: datetime) -> None:

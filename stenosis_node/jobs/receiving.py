@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, exists, select, update
 from stenosis_node.domain import JobState, ReceivedInstance
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
-from stenosis_node.jobs.records import MR_CLASSES, EventKind, Touch
+from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Touch
 from stenosis_node.jobs.schema import document, instance, job
 
 
@@ -54,7 +54,10 @@ class Receiving(Database):
         again: RECEIVED, leases revoked, attempts 0. A new instance of another class is only counted. An exact resend
         changes nothing. Newness is decided by the row, not by the file.
 
+        Once this returns the housekeeping leaves the files alone; look afterwards whether they are still there.
+
         arrivals   pairs of the instance and whether other bytes came than those that are kept
+        raises     BeingDeleted when the housekeeping is about to delete the file of an instance that came again
         """
         by_study: dict[str, list[int]] = defaultdict(list)
         for i, (received, _) in enumerate(arrivals):
@@ -161,12 +164,8 @@ class Receiving(Database):
             "series_instance_uid": received.series_instance_uid,
             "sop_instance_uid": received.sop_instance_uid,
             "sop_class_uid": received.sop_class_uid,
-            "transfer_syntax_uid": received.transfer_syntax_uid,
-            "path": received.path.as_posix(),
-            "size_bytes": received.size_bytes,
-            "sha256": received.sha256,
-            "calling_ae_title": received.calling_ae_title,
             "received_at": received.received_at,
+            **_of_file(received),
         }
         return connection.execute(adding, row).first() is not None
 
@@ -188,13 +187,30 @@ class Receiving(Database):
                 )
             return False
         has_new = connection.execute(
-            select(exists().where(of_study, instance.c.job_id.is_(None), instance.c.sop_class_uid.in_(MR_CLASSES)))
+            select(
+                exists().where(
+                    of_study,
+                    instance.c.job_id.is_(None),
+                    instance.c.purged_at.is_(None),
+                    instance.c.sop_class_uid.in_(MR_CLASSES),
+                )
+            )
         ).scalar_one()
         n_instances = row.n_instances + _adopt_orphans(connection, row.id, row.study_instance_uid)
         values: dict[str, Any] = {"purged_at": None, "tidied_at": None, "n_instances": n_instances}
         reopened = has_new and _postpone_or_reopen(connection, row, values, clock)
         set_job(connection, row.id, **values)
         return bool(reopened)
+
+
+def _of_file(received: ReceivedInstance) -> dict[str, Any]:
+    return {
+        "transfer_syntax_uid": received.transfer_syntax_uid,
+        "path": received.path.as_posix(),
+        "size_bytes": received.size_bytes,
+        "sha256": received.sha256,
+        "calling_ae_title": received.calling_ae_title,
+    }
 
 
 def _is_mr(received: ReceivedInstance) -> bool:
@@ -206,22 +222,29 @@ def _job_of(connection: Connection, study: str) -> Row[Any] | None:
 
 
 def _adopt_orphans(connection: Connection, job_id: int, study: str) -> int:
-    adopting = update(instance).where(instance.c.study_instance_uid == study, instance.c.job_id.is_(None))
+    """Not those that are being deleted: their rows go with them."""
+    adopting = update(instance).where(
+        instance.c.study_instance_uid == study, instance.c.job_id.is_(None), instance.c.purged_at.is_(None)
+    )
     return connection.execute(adopting.values(job_id=job_id)).rowcount
 
 
 def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict: bool, clock: _Clock) -> None:
     """An instance that is known: its file may have been deleted before, or other bytes may have come."""
     known = connection.execute(
-        select(instance.c.id, instance.c.job_id, instance.c.conflicts, instance.c.purged_at).where(
+        select(instance)
+        .where(
             instance.c.sop_instance_uid == received.sop_instance_uid,
             instance.c.series_instance_uid == received.series_instance_uid,
             instance.c.study_instance_uid == received.study_instance_uid,
         )
-    ).one()
+        .with_for_update()
+    ).first()
+    if known is None or (known.purged_at is not None and known.deleted_at is None):
+        raise BeingDeleted(f"instance {received.sop_instance_uid} is being deleted; send it again")
     values: dict[str, Any] = {}
     if known.purged_at is not None:  # there is a file again, to be deleted like the one before
-        values |= {"purged_at": None, "deleted_at": None}
+        values |= {"purged_at": None, "deleted_at": None, "received_at": clock.now, **_of_file(received)}
         if known.job_id is not None:
             set_job(connection, known.job_id, tidied_at=None)
     if conflict:

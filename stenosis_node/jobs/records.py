@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState, SeriesDecision
+from stenosis_node.errors import TransientError
 
 MR_CLASSES: Final = frozenset(
     {
@@ -18,6 +19,10 @@ MR_CLASSES: Final = frozenset(
     }
 )
 """Only instances of these SOP classes open or postpone a job."""
+
+
+class BeingDeleted(TransientError):
+    """The housekeeping is about to delete a file that has come again: wait until it has, then send or make it again."""
 
 
 class Step(StrEnum):

@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from typing import Final, NamedTuple
 
 from stenosis_node.domain import ReceivedInstance
+from stenosis_node.errors import TransientError
+from stenosis_node.jobs import BeingDeleted
 
 MAX_GROUP: Final = 64
 
@@ -50,11 +52,20 @@ class Committer:
         try:
             self._touch([arrival for arrival, _ in group])
         except Exception as error:  # noqa: BLE001  raised again in the thread that it belongs to
-            if len(group) > 1:  # one arrival must not fail those that happened to share its transaction
+            if len(group) > 1 and _blames_one(error):
                 for item in group:
                     self._commit([item])
                 return
-            group[0][1].set_exception(error)
+            for _, done in group:
+                done.set_exception(error)
             return
         for _, done in group:
             done.set_result(None)
+
+
+def _blames_one(error: Exception) -> bool:
+    """Whether the other arrivals may succeed without the one that is to blame.
+
+    When the database is away they do not, and to try each would make everybody wait for a timeout per arrival.
+    """
+    return isinstance(error, BeingDeleted) or not isinstance(error, TransientError)

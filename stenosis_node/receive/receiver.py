@@ -283,6 +283,8 @@ class Receiver:
             )  # fmt: skip
         failpoint("receive.put")
         self._committer.commit(Arrival(received, conflict))
+        if not self._spool.instance_path(put.path).exists():  # deleted by the housekeeping before the row was touched
+            self._spool.put(uids.study, uids.series, sop_instance, chunks)
         failpoint("receive.committed")
 
     def _has_room(self, size_bytes: int) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from stenosis_node.domain import Decision, JobState, SeriesReason
 from stenosis_node.errors import PermanentError
-from stenosis_node.jobs import JobStore, Purge
+from stenosis_node.jobs import BeingDeleted, JobStore, Purge
 from tests.unit.jobs.drive import (
     CEILING,
     CT,
@@ -192,3 +192,52 @@ def test_many_instances_are_marked_in_portions(store: JobStore) -> None:
     assert len(purge.instances) == 1201
     store.mark_purged(purge, now=at(8 * DAY))
     assert not purgeable(store, 8 * DAY)
+
+
+# --------------------------------------------------------------------------- what comes while it is being deleted
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_an_instance_that_is_being_deleted_is_not_acknowledged(store: JobStore, conflict: bool) -> None:
+    delivered(store)
+    purge = purgeable(store, 8 * DAY)
+
+    with pytest.raises(BeingDeleted, match="send it again"):
+        receive(store, 1, 8 * DAY, conflict=conflict)
+    assert purgeable(store, 8 * DAY) == purge
+
+    store.mark_purged(purge, now=at(8 * DAY))
+    receive(store, 1, 8 * DAY + 1, conflict=conflict)
+    assert len(store.instances(1)) == 1
+
+
+def test_an_instance_without_a_study_that_is_being_deleted_is_neither_acknowledged_nor_adopted(store: JobStore) -> None:
+    receive(store, 1, 0, sop_class=CT)
+    purge = purgeable(store, 3600, keep=False)
+
+    with pytest.raises(BeingDeleted):
+        receive(store, 1, 3600, sop_class=CT)
+    receive(store, 2, 3600)
+    store.mark_purged(purge, now=at(3601))
+
+    assert [i.sop_instance_uid for i in store.instances(1)] == ["3.2"]
+    assert summary(store).n_instances == 1
+    assert receive(store, 1, 3602, sop_class=CT).new_instance
+
+
+def test_a_result_whose_documents_are_being_deleted_is_not_made_the_latest_again(store: JobStore) -> None:
+    delivered(store)
+    store.mark_purged(purgeable(store, 50 * DAY), now=at(50 * DAY))
+    purge = purgeable(store, 100 * DAY)
+    assert purge.result_keys == ("aa" * 8,)
+    receive(store, 1, 100 * DAY)
+    assert receive(store, 2, 100 * DAY).reopened
+    lease = claimed(store, 100 * DAY + 20)
+
+    with pytest.raises(BeingDeleted, match="made again"):
+        grade(store, lease, 100 * DAY + 21)
+
+    store.mark_purged(purge, now=at(100 * DAY + 22))
+    grade(store, lease, 100 * DAY + 23)
+    assert "unchanged" in kinds(store)
+    assert purgeable(store, 191 * DAY).result_keys == ("aa" * 8,), "what was made again goes again"

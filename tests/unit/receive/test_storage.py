@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -30,7 +31,8 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from stenosis_node.domain import DocumentKind, JobState
-from stenosis_node.jobs import DocumentRow
+from stenosis_node.jobs import DocumentRow, Purge
+from stenosis_node.spool import PutOutcome, PutResult
 from tests.conftest import require_data, require_tool
 from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, dataset_of, make_instance
 
@@ -321,3 +323,44 @@ def test_real_files_in_many_syntaxes(node: Node, send: Send) -> None:
     assert len(syntaxes) >= 5
     for uid, dataset in expected.items():
         assert node.dataset(uid) == dataset
+
+
+@pytest.mark.parametrize("sop_class", [MRImageStorage, CTImageStorage])
+def test_a_resend_survives_a_deletion_that_was_under_way(
+    start_node: StartNode, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sop_class: str
+) -> None:
+    """The file is still there when the bytes come, and gone when their row is written."""
+    node = start_node()
+    path = make_instance(tmp_path, 1, sop_class=sop_class)
+    assert send(node, path).Status == 0
+    if sop_class == MRImageStorage:
+        later = datetime.now(UTC) + timedelta(hours=2)
+        lease = node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=later)
+        assert lease is not None
+        node.store.reject(lease, reason="no-candidate", sentence="nothing axial")
+
+    def due() -> Purge:
+        later = datetime.now(UTC) + timedelta(days=8)
+        return node.store.purgeable(instances_days=7, documents_days=90, keep_ungradable=False, now=later)
+
+    purge = due()
+    assert len(purge.instances) == 1
+    refused = send(node, path)
+    assert (refused.Status, refused.ErrorComment) == (0xA700, "cannot be stored durably now, send again later")
+
+    real_put = node.spool.put
+    outcomes: list[PutOutcome] = []
+
+    def put(*args: Any) -> PutResult:
+        result = real_put(*args)
+        outcomes.append(result.outcome)
+        if len(outcomes) == 1:
+            node.spool.delete_instances(purge.instances)
+            node.store.mark_purged(purge)
+        return result
+
+    monkeypatch.setattr(node.spool, "put", put)
+    assert send(node, path).Status == 0
+
+    assert outcomes == [PutOutcome.SAME, PutOutcome.NEW]
+    assert node.dataset(f"{STUDY}.9.1") == dataset_of(path)
