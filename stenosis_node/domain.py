@@ -230,12 +230,22 @@ class AxialSlice:
     path: Path
     """The file the slice came from (absolute)."""
     instance_number: int | None
-    geometry: SliceGeometry
+    geometry: SliceGeometry | None
+    """None only for a slice without pixels, when its header does not say where it lies."""
     slab: int
-    """0-based index of the group of parallel slices this one belongs to; slabs run from head to foot."""
+    """0-based index of the group of parallel slices this one belongs to; slabs run from head to foot.
+
+    Slices without geometry come last, as a group of their own."""
     pixels: Pixels | None
     """None when the pixel data could not be decoded; ``unreadable`` then says why."""
     unreadable: str | None = None
+
+    @property
+    def plane(self) -> SliceGeometry:
+        """The geometry of a slice that was read. ValueError when there is none."""
+        if self.geometry is None:
+            raise ValueError(f"slice {self.ref} has no geometry")
+        return self.geometry
 
 
 @dataclass(frozen=True, slots=True)

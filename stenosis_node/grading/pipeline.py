@@ -145,7 +145,7 @@ class Pipeline:
     def _prepare(self, item: AxialSlice) -> _Prepared | SliceFinding:
         if item.pixels is None:
             return Unreadable(item.ref, item.slab, item.unreadable or "pixel data could not be decoded")
-        image = make_upright(item.pixels, item.geometry)
+        image = make_upright(item.pixels, item.plane)
         if not has_contrast(image):
             return NotGradable(item.ref, item.slab, NO_CONTRAST, box=None, box_score=None)
         limits = self._manifest.locate_input

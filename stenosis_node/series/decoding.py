@@ -28,7 +28,7 @@ from pydicom.uid import (
 from stenosis_node.domain import Pixels
 from stenosis_node.series.attributes import Attributes, frame_attributes
 from stenosis_node.series.codestream import is_cut_off, size_of
-from stenosis_node.series.files import OpenInstance
+from stenosis_node.series.files import OpenInstance, is_disk_error
 
 DECODERS: Final[dict[str, str]] = {
     JPEGBaseline8Bit: "gdcm",
@@ -149,6 +149,8 @@ class FrameReader:
         try:
             frame = get_frame(self._opened.stream, index, number_of_frames=self.n_frames, extended_offsets=extended)
         except Exception as error:  # broken fragments and offset tables fail in many ways
+            if is_disk_error(error):
+                raise
             raise Undecodable(f"its compressed pixel data breaks off ({_short(error)})") from error
         if is_cut_off(frame):
             raise Undecodable("its compressed pixel data breaks off (no end marker)")

@@ -22,6 +22,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from stenosis_node.errors import PermanentError, TransientError
+
 PIXEL_TAGS: Final = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})
 """Float, Double Float and ordinary Pixel Data: reading stops in front of them."""
 
@@ -34,6 +36,27 @@ _GROUP_LENGTH: Final = slice(140, 144)
 
 class NotReadable(Exception):
     """The file is no DICOM instance that can be read; the text says why and names no patient attribute."""
+
+
+class DiskFault(NotReadable):
+    """The file is gone or the disk does not give it: nothing is known about what it holds."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot be read: {error.strerror or type(error).__name__}")
+        self.gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+
+    def for_instance(self, sop_instance_uid: str) -> TransientError | PermanentError:
+        """The error of the node when this was the file of a received instance: never silence about its image."""
+        if self.gone:
+            return PermanentError(
+                f"the received file of instance {sop_instance_uid} is gone: send it again, then retry the job"
+            )
+        return TransientError(f"the received file of instance {sop_instance_uid} {self}; check the disk")
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether the system refused to read. pydicom raises OSError for broken bytes too, then without a number."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +91,8 @@ def find_files(folder: Path) -> tuple[Path, ...]:
 def open_instance(path: Path, tags: Sequence[int]) -> Iterator[OpenInstance]:
     """Open a file and parse the named attributes up to the pixel data.
 
-    Files without preamble or file meta information are read too. Raises NotReadable, whatever the bytes are.
+    Files without preamble or file meta information are read too. Raises NotReadable, whatever the bytes are; DiskFault
+    when they cannot be had.
     """
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -76,7 +100,9 @@ def open_instance(path: Path, tags: Sequence[int]) -> Iterator[OpenInstance]:
             warnings.simplefilter("ignore")
             yield _parse(file, tags)
     except OSError as error:
-        raise NotReadable(f"cannot be read: {error.strerror or type(error).__name__}") from error
+        if is_disk_error(error):
+            raise DiskFault(error) from error
+        raise NotReadable(f"breaks the DICOM encoding ({type(error).__name__})") from error
 
 
 def _parse(file: BinaryIO, tags: Sequence[int]) -> OpenInstance:
@@ -91,7 +117,7 @@ def _parse(file: BinaryIO, tags: Sequence[int]) -> OpenInstance:
         if not bare and DeflatedExplicitVRLittleEndian.encode() in head:
             return _parse_deflated(file, head, tags)
         return _parse_plain(file, tags, bare=bare)
-    except NotReadable:
+    except (NotReadable, OSError):
         raise
     except InvalidDicomError as error:
         raise NotReadable("is not DICOM") from error

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from stenosis_node.domain import SliceGeometry, SliceRef, Vector
 from stenosis_node.series.attributes import Attributes, frame_attributes, read_value
-from stenosis_node.series.files import NotReadable, OpenInstance, open_instance
+from stenosis_node.series.files import DiskFault, NotReadable, OpenInstance, open_instance
 
 MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR: Final = frozenset({"1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"})
@@ -44,6 +44,8 @@ class UnreadableFile:
 
     path: Path
     reason: str
+    fault: DiskFault | None = None
+    """Set when the disk is to blame and not the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ def scan(paths: Iterable[Path]) -> Scan:
         try:
             instance = _read_instance(path)
         except NotReadable as error:
-            unreadable.append(UnreadableFile(path, str(error)))
+            unreadable.append(UnreadableFile(path, str(error), error if isinstance(error, DiskFault) else None))
             continue
         groups[instance.study, instance.series].setdefault(instance.sop, instance)
     series = tuple(_series(list(group.values())) for _, group in sorted(groups.items()))
@@ -166,7 +168,7 @@ def _read_instance(path: Path) -> _Instance:
     with open_instance(path, HEADER_TAGS) as opened:
         try:
             return _instance(path, opened)
-        except NotReadable:
+        except (NotReadable, OSError):
             raise
         except Exception as error:  # headers are hostile until parsed; a fault of one file must not stop the rest
             raise NotReadable(f"has a header that cannot be understood ({type(error).__name__})") from error

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from stenosis_node.domain import AxialSeries, AxialSlice, Pixels, SliceRef
 from stenosis_node.errors import PermanentError
 from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader, Undecodable
-from stenosis_node.series.files import NotReadable, open_instance
-from stenosis_node.series.geometry import geometry_of
-from stenosis_node.series.headers import SeriesHeaders, SliceHeader
-from stenosis_node.series.rules import layout_of
+from stenosis_node.series.files import DiskFault, NotReadable, open_instance
+from stenosis_node.series.headers import ENHANCED_MR, MR_IMAGE, SeriesHeaders, SliceHeader, UnreadableFile
+from stenosis_node.series.selection import select
 
 log = logging.getLogger("stenosis_node.series")
 
@@ -24,13 +24,19 @@ MAX_SERIES_PIXELS: Final = 1 << 28
 _Outcome = tuple[Pixels | None, str | None]
 
 
-def read(series: SeriesHeaders) -> AxialSeries:
+def read(series: SeriesHeaders, lost: Mapping[SliceRef, UnreadableFile] = MappingProxyType({})) -> AxialSeries:
     """Decode the slices of a chosen series.
 
-    A slice that cannot be decoded has no pixels and says why; the others are unaffected. Raises PermanentError when the
-    series has no axial T2 slice at all (it was not chosen).
+    A slice that cannot be decoded has no pixels and says why; the others are unaffected. Slices that cannot be placed,
+    because the header breaks off or makes no sense, come last, in a slab of their own.
+
+    lost    files that no header could be read of, under what is known of them from elsewhere; those that are MR images
+            of this series are slices that cannot be placed either
+    raises  PermanentError when the series has no axial T2 slice at all (it was not chosen), or a file is gone
+            TransientError when the disk does not give a file
     """
-    layout = layout_of(series)
+    selection = select(series)
+    layout = selection.layout
     if not layout.slices:
         raise PermanentError(
             f"series {series.series_instance_uid} has no axial T2 slice to read; only chosen series can be read"
@@ -41,13 +47,19 @@ def read(series: SeriesHeaders) -> AxialSeries:
             ref=piece.ref,
             path=piece.path.absolute(),
             instance_number=piece.instance_number,
-            geometry=geometry_of(piece),
+            geometry=piece.geometry,
             slab=index,
             pixels=outcomes[piece.ref][0],
             unreadable=outcomes[piece.ref][1],
         )
         for index, slab in enumerate(layout.slabs)
         for piece in slab.slices
+    ]
+    unplaced = {piece.ref: (piece.path, piece.geometry_fault or "no image size") for piece in selection.broken}
+    unplaced |= {ref: (file.path, f"the file {file.reason}") for ref, file in lost.items() if _belongs(ref, series)}
+    slices += [
+        AxialSlice(ref, path.absolute(), None, None, len(layout.slabs), pixels=None, unreadable=reason)
+        for ref, (path, reason) in sorted(unplaced.items(), key=_order)
     ]
     n_bad = sum(piece.pixels is None for piece in slices)
     log.info(
@@ -67,6 +79,16 @@ def read(series: SeriesHeaders) -> AxialSeries:
     )
 
 
+def _order(unplaced: tuple[SliceRef, object]) -> tuple[str, int]:
+    ref, _ = unplaced
+    return ref.sop_instance_uid, ref.frame_number or 0
+
+
+def _belongs(ref: SliceRef, series: SeriesHeaders) -> bool:
+    is_mr = ref.sop_class_uid == MR_IMAGE or ref.sop_class_uid in ENHANCED_MR
+    return is_mr and ref.series_instance_uid == series.series_instance_uid
+
+
 def _decode(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]:
     """Each slice with its pixels or why there are none; each file is opened once, frames are decoded one by one."""
     by_path: dict[Path, list[SliceHeader]] = defaultdict(list)
@@ -77,7 +99,8 @@ def _decode(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]
         affordable = [piece for piece in pieces if (left := left - piece.rows * piece.columns) >= 0]
         for piece in pieces[len(affordable) :]:
             yield piece.ref, (None, "the series is too large to keep in memory")
-        yield from _decode_file(path, affordable)
+        if affordable:
+            yield from _decode_file(path, affordable)
 
 
 def _decode_file(path: Path, pieces: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]:
@@ -86,6 +109,8 @@ def _decode_file(path: Path, pieces: Sequence[SliceHeader]) -> Iterator[tuple[Sl
             reader = FrameReader(opened)
             for piece in pieces:
                 yield piece.ref, _frame(reader, piece.ref.frame_number or 1)
+    except DiskFault as fault:
+        raise fault.for_instance(pieces[0].ref.sop_instance_uid) from fault
     except (NotReadable, Undecodable) as error:
         reason = str(error) if isinstance(error, Undecodable) else f"the file {error}"
         for piece in pieces:

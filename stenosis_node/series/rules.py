@@ -8,7 +8,7 @@ from typing import Final
 
 from stenosis_node.domain import Decision, SeriesDecision, SeriesReason
 from stenosis_node.series.contrast import weighting
-from stenosis_node.series.geometry import Layout, center, field_of_view, plane_of
+from stenosis_node.series.geometry import center, field_of_view, plane_of
 from stenosis_node.series.headers import SeriesHeaders, SliceHeader, class_name
 from stenosis_node.series.repeats import Candidate, Repeat, coverage, find_repeats
 from stenosis_node.series.selection import MAX_EXTENT_MM, MIN_SLICES, Selection, select
@@ -151,9 +151,12 @@ def _chosen(series: SeriesHeaders, selection: Selection, candidates: Sequence[Ca
     sentence = ", ".join(parts) + "."
     if note := weighting(acquisition, series.description or series.protocol).note:
         sentence += f" Weighting: {note}."
-    if selection.against:
-        why = listing(objection.reason.value for objection in selection.first_objections)
-        sentence += f" Left out: {count(len(selection.against), 'slice')} ({why})."
+    left_out = [objections[0] for piece, objections in selection.against.items() if piece not in selection.broken]
+    if left_out:
+        why = listing(objection.reason.value for objection in left_out)
+        sentence += f" Left out: {count(len(left_out), 'slice')} ({why})."
+    if selection.broken:
+        sentence += f" Unreadable: {count(len(selection.broken), 'slice')} without usable place or size."
     if layout.duplicates:
         sentence += f" Left out: {count(len(layout.duplicates), 'slice')} at the same place as a better one."
     if holes := sum(slab.holes for slab in layout.slabs):
@@ -241,8 +244,3 @@ def _fov(slices: Sequence[SliceHeader]) -> str:
     if not sizes:
         return ""
     return f"{span(round(size[0]) for size in sizes)} x {span(round(size[1]) for size in sizes)} mm"
-
-
-def layout_of(series: SeriesHeaders) -> Layout:
-    """The slices of a chosen series that are read, in slabs."""
-    return select(series).layout

@@ -43,6 +43,8 @@ class Selection:
     """The slices that pass, one per place; may be too few."""
     against: Mapping[SliceHeader, tuple[Objection, ...]]
     """The slices that do not pass, each with every rule that speaks against it, the most telling first."""
+    broken: tuple[SliceHeader, ...]
+    """Of the slices that do not pass those that may well belong to the others, but whose headers do not say place and size."""
     region: Region
 
     @property
@@ -75,7 +77,18 @@ def select(series: SeriesHeaders) -> Selection:
         too_many = Objection(SeriesReason.THREE_DIMENSIONAL, f"{len(passing)} slices are no 2D stack of a lumbar spine")
         against |= dict.fromkeys(passing, (too_many,))
         passing = []
-    return Selection(arrange(passing), against, region)
+    broken = tuple(piece for piece, objections in against.items() if _breaks_off(piece, objections))
+    return Selection(arrange(passing), against, broken, region)
+
+
+def _breaks_off(piece: SliceHeader, objections: tuple[Objection, ...]) -> bool:
+    """Whether a slice does not pass only for place or size that its header should say and does not.
+
+    The acquisition stands before them, and the UIDs in between: a header that reaches the UIDs has told the rest.
+    """
+    complete = piece.geometry is not None and piece.rows > 0 and piece.columns > 0
+    silence = {SeriesReason.NO_GEOMETRY, SeriesReason.MATRIX_TOO_SMALL}
+    return not complete and all(objection.reason in silence for objection in objections)
 
 
 def _plane(piece: SliceHeader) -> Iterator[Objection]:

@@ -10,7 +10,7 @@ import faulthandler
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,11 +29,12 @@ from stenosis_node.domain import (
     RejectionReason,
     SeriesDecision,
     SeriesFindings,
+    SliceRef,
     StudyFindings,
 )
 from stenosis_node.errors import LeaseLost, StudyRejected, TransientError
 from stenosis_node.failpoint import failpoint
-from stenosis_node.jobs import DocumentRow, JobStore, Lease, PeerSpec
+from stenosis_node.jobs import DocumentRow, JobStore, Lease, PeerSpec, StoredInstance
 from stenosis_node.spool import Spool
 from stenosis_node.work.keeper import LeaseKeeper
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
@@ -223,28 +224,39 @@ class GradeWorker:
 
     def _grade(self, lease: Lease, keeper: LeaseKeeper) -> None:
         """RECEIVED to GRADED or REJECTED. Whatever goes wrong is raised; nothing of it is half done."""
-        scan = series.scan(self._spool.instance_path(one.path) for one in self._store.instances(lease.job_id))
+        received = {self._spool.instance_path(one.path): one for one in self._store.instances(lease.job_id)}
+        scan = series.scan(received)
         for file in scan.unreadable:
+            if file.fault is not None:
+                raise file.fault.for_instance(received[file.path].sop_instance_uid) from file.fault
             log.warning("%s %s", file.path.name, file.reason, extra={"event": "unreadable_file", "job": lease.job_id})
         selection = next(
             (found for found in select(scan) if found.study_instance_uid == lease.study_instance_uid),
             Selection(lease.study_instance_uid, (), ()),
         )
+        lost = {_ref(received[file.path]): file for file in scan.unreadable}
         if selection.chosen:
             self._store.record_decisions(lease, selection.decisions)
-            self._make_result(lease, keeper, selection)
+            self._make_result(lease, keeper, selection, lost)
         else:
             rejected = no_candidate(selection.decisions)
             self._store.reject(lease, reason=rejected.reason, sentence=rejected.sentence, decisions=selection.decisions)
             log.info("job %d rejected: %s", lease.job_id, rejected, extra={"event": "rejected"})
         failpoint("grade.advanced")
 
-    def _make_result(self, lease: Lease, keeper: LeaseKeeper, selection: Selection) -> None:
-        images = tuple(series.read(headers) for headers in selection.chosen)
+    def _make_result(
+        self,
+        lease: Lease,
+        keeper: LeaseKeeper,
+        selection: Selection,
+        lost: Mapping[SliceRef, series.UnreadableFile],
+    ) -> None:
+        images = tuple(series.read(headers, lost) for headers in selection.chosen)
         keeper.check()
         failpoint("grade.read")
         chosen_key = findings_key(images, self._pipeline.identity)
         findings = self._find(selection, images, keeper, chosen_key)
+        keeper.check()
         failpoint("grade.found")
         result_key = report.content_key(findings, self._config.report)
         documents = self._spool.documents(result_key)
@@ -346,6 +358,10 @@ def _time_limit(limit_s: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _ref(received: StoredInstance) -> SliceRef:
+    return SliceRef(received.series_instance_uid, received.sop_class_uid, received.sop_instance_uid, None)
 
 
 def _row(document: Document) -> DocumentRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
@@ -215,7 +217,7 @@ def test_absurd_size_is_refused_before_decoding(tmp_path: Path) -> None:
     spoil(write_series(tmp_path)[1], Rows=60000, Columns=60000, PixelSpacing=[0.003, 0.003])
     (series,) = headers_of(tmp_path)
     assert read(series).slices[0].pixels is not None
-    assert len(read(series).slices) == 7  # a pixel of 3 micrometres is no geometry
+    assert [piece.geometry is None for piece in read(series).slices] == [False] * 7 + [True]  # 3 micrometres
 
 
 def test_large_matrix_is_refused_by_the_reader(tmp_path: Path) -> None:
@@ -246,11 +248,52 @@ def test_a_series_beyond_memory_is_cut(tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
-def test_a_file_that_vanished_costs_one_slice(tmp_path: Path) -> None:
+def test_a_file_that_vanished_is_no_unreadable_slice(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     (series,) = headers_of(tmp_path)
     paths[5].unlink()
-    assert marks(read(series)) == [1, 2, 3, 4, 5, 0, 7, 8]
+    with pytest.raises(PermanentError, match=r"received file of instance [\d.]+ is gone"):
+        read(series)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "reason"),
+    [
+        (
+            "ImageOrientationPatient",
+            "no usable Image Orientation (Patient), Pixel Spacing",
+        ),
+        ("Rows", "no usable Pixel Spacing"),
+    ],
+)
+def test_a_slice_whose_header_breaks_off_comes_last_without_place(tmp_path: Path, keyword: str, reason: str) -> None:
+    paths = write_series(tmp_path)
+    content, sop_instance_uid = paths[5].read_bytes(), dcmread(paths[5]).SOPInstanceUID
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    cut = content.find(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 400)
+    paths[5].write_bytes(content[:cut])
+    (series,) = headers_of(tmp_path)
+    (decision,) = choose([series])
+
+    image = read(series)
+
+    assert marks(image) == [1, 2, 3, 4, 5, 7, 8, 0]
+    last = image.slices[-1]
+    assert (last.ref.sop_instance_uid, last.geometry, last.pixels) == (sop_instance_uid, None, None)
+    assert (last.slab, last.unreadable) == (1, reason)
+    assert "Unreadable: 1 slice without usable place or size." in decision.sentence
+    assert "Left out" not in decision.sentence
+
+
+def test_a_slice_left_out_for_what_its_header_says_is_not_unreadable(tmp_path: Path) -> None:
+    paths = write_series(tmp_path)
+    ds = dcmread(paths[5])
+    ds.ImageType = ["DERIVED", "SECONDARY", "MPR"]
+    del ds.ImagePositionPatient
+    ds.save_as(paths[5])
+    (series,) = headers_of(tmp_path)
+    assert marks(read(series)) == [1, 2, 3, 4, 5, 7, 8]
 
 
 def test_a_series_that_was_not_chosen_cannot_be_read(tmp_path: Path) -> None:

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
-from stenosis_node.domain import DocumentKind, JobState
+from stenosis_node import series
+from stenosis_node.domain import DocumentKind, JobState, SeriesDecision
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.report import render_html
+from stenosis_node.series import choose
 from stenosis_node.work.grade import GradeWorker, grade_files
 from tests.acceptance.studies import Study
 from tests.unit.work.conftest import Bench
@@ -53,6 +59,71 @@ def test_a_study_without_candidate_is_rejected_with_the_reasons_seen(bench: Benc
     assert (job.job.state, job.job.reason) == (JobState.REJECTED, "no-candidate")
     assert "not-axial" in (job.job.message or "")
     assert bench.pipeline.calls == 0
+
+
+@pytest.mark.parametrize("n_gone", [1, 4])
+def test_a_received_file_that_is_gone_fails_the_job_and_is_named(bench: Bench, study: Study, n_gone: int) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    gone = sorted(bench.spool.iter_instances())[:n_gone]
+    for path in gone:
+        bench.spool.instance_path(path).unlink()
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert job.state is JobState.FAILED
+    assert f"{gone[0].stem} is gone" in (job.message or "")
+
+
+@pytest.mark.parametrize("when", ["while scanning", "while decoding"])
+def test_a_disk_that_does_not_give_a_file_is_tried_later(
+    bench: Bench, study: Study, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    path = bench.spool.instance_path(min(bench.spool.iter_instances()))
+
+    def break_disk() -> None:
+        path.unlink()
+        path.mkdir()  # reading a folder fails with a number of the system, as a broken sector does
+
+    if when == "while scanning":
+        break_disk()
+    else:
+
+        def choose_then_break(headers: Sequence[series.SeriesHeaders]) -> tuple[SeriesDecision, ...]:
+            break_disk()
+            return choose(headers)
+
+        monkeypatch.setattr(series, "choose", choose_then_break)
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid).job
+    assert job.state is JobState.RECEIVED
+    assert job.retry_at is not None
+    assert f"{path.stem} cannot be read: Is a directory" in (job.message or "")
+
+
+@pytest.mark.parametrize("cut_at", ["its first bytes", "the orientation"])
+def test_a_slice_whose_header_breaks_off_makes_the_report_partial(bench: Bench, study: Study, cut_at: str) -> None:
+    study.axial(5)
+    bench.receive(*study.files)
+    path = bench.spool.instance_path(min(bench.spool.iter_instances()))
+    content = path.read_bytes()
+    path.write_bytes(content[: 300 if cut_at == "its first bytes" else content.index(b"\x20\x00\x37\x00DS")])
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert job.job.state is JobState.DELIVERED
+    documents = bench.spool.documents(job.results[0].result_key)
+    assert documents is not None
+    written = dcmread(BytesIO(documents[-1].content))
+    assert written.CompletionFlag == "PARTIAL"
+    assert path.stem in str(written)
+    assert "1 not readable" in render_html(documents)
 
 
 def test_a_study_in_which_no_canal_is_found_still_gets_a_report(bench: Bench, study: Study) -> None:
