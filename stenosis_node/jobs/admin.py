@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, exists, func, select, update
 
 from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesDecision, SeriesReason
 from stenosis_node.errors import PermanentError
@@ -15,6 +15,7 @@ from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.grading import read_documents
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
 from stenosis_node.jobs.records import (
+    MR_CLASSES,
     DeliverySummary,
     EventKind,
     JobDetail,
@@ -24,6 +25,7 @@ from stenosis_node.jobs.records import (
     ResultSummary,
     Step,
 )
+from stenosis_node.jobs.retention import lacks_files
 from stenosis_node.jobs.schema import delivery, event, instance, job, receipt, result, series
 
 
@@ -91,7 +93,9 @@ class Admin(Database):
                     if not _retry_deliveries(connection, row, now):
                         raise PermanentError(f"job {job_id} is {row.state} and no delivery waits; nothing to retry")
                     state = JobState(row.state)
-            since = {} if state == row.state else {"state_since": now}
+            changed: dict[str, Any] = {} if state == row.state else {"state_since": now}
+            if state == JobState.RECEIVED:
+                changed["purged_at"] = None  # the files are there, or came again
             set_job(
                 connection,
                 job_id,
@@ -102,7 +106,7 @@ class Admin(Database):
                 retry_at=None,
                 attempts=0,
                 tidied_at=None,
-                **since,
+                **changed,
             )
             add_event(connection, job_id, now, EventKind.RETRIED, f"retried by an administrator, was {row.state}")
             return state
@@ -171,8 +175,8 @@ def _refuse_if_leased(row: Row[Any], now: datetime) -> None:
 
 
 def _refuse_if_gone(connection: Connection, row: Row[Any]) -> None:
-    gone = select(instance.c.id).where(instance.c.job_id == row.id, instance.c.purged_at.is_not(None)).limit(1)
-    if connection.execute(gone).first() is not None:
+    there = (instance.c.job_id == row.id) & instance.c.purged_at.is_(None) & instance.c.sop_class_uid.in_(MR_CLASSES)
+    if lacks_files(connection, row.id) or not connection.execute(select(exists().where(there))).scalar_one():
         raise PermanentError(f"files of the study of job {row.id} have been deleted; send the whole study again")
 
 

@@ -14,7 +14,8 @@ from stenosis_node.domain import JobState, ReceivedInstance
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
 from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Touch
-from stenosis_node.jobs.schema import document, instance, job
+from stenosis_node.jobs.retention import RESEND_GRACE, lacks_files
+from stenosis_node.jobs.schema import document, event, instance, job
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +171,13 @@ class Receiving(Database):
         return connection.execute(adding, row).first() is not None
 
     def _touch_purged(self, connection: Connection, row: Row[Any], any_new: bool, clock: _Clock) -> bool:
-        """A study whose files were deleted starts again when all of them are back and something new is among them.
+        """A study whose files were deleted starts again when all it needs is back and something new is among it.
 
         Until then new instances wait as orphans: grading a part of the study would replace a good result by a bad one.
         """
         of_study = instance.c.study_instance_uid == row.study_instance_uid
-        still_gone = select(exists().where(instance.c.job_id == row.id, instance.c.purged_at.is_not(None)))
-        if connection.execute(still_gone).scalar_one():
-            if any_new:
+        if lacks_files(connection, row.id):
+            if any_new and not _said_lately(connection, row.id, EventKind.AFTER_PURGE, clock.now - RESEND_GRACE):
                 add_event(
                     connection,
                     row.id,
@@ -196,11 +196,13 @@ class Receiving(Database):
                 )
             )
         ).scalar_one()
+        if not has_new:
+            return False
         n_instances = row.n_instances + _adopt_orphans(connection, row.id, row.study_instance_uid)
         values: dict[str, Any] = {"purged_at": None, "tidied_at": None, "n_instances": n_instances}
-        reopened = has_new and _postpone_or_reopen(connection, row, values, clock)
+        reopened = _postpone_or_reopen(connection, row, values, clock)
         set_job(connection, row.id, **values)
-        return bool(reopened)
+        return reopened
 
 
 def _of_file(received: ReceivedInstance) -> dict[str, Any]:
@@ -219,6 +221,12 @@ def _is_mr(received: ReceivedInstance) -> bool:
 
 def _job_of(connection: Connection, study: str) -> Row[Any] | None:
     return connection.execute(select(job).where(job.c.study_instance_uid == study).with_for_update()).first()
+
+
+def _said_lately(connection: Connection, job_id: int, kind: EventKind, after: datetime) -> bool:
+    said = exists().where(event.c.job_id == job_id, event.c.kind == kind, event.c.at > after)
+    lately: bool = connection.execute(select(said)).scalar_one()
+    return lately
 
 
 def _adopt_orphans(connection: Connection, job_id: int, study: str) -> int:

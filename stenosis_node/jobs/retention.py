@@ -24,7 +24,28 @@ MAY_CHANGE: Final = (SeriesReason.TOO_FEW_SLICES, SeriesReason.DUPLICATE_SERIES,
 ORPHAN_GRACE: Final = timedelta(hours=1)
 """How long instances wait for the first MR instance of their study."""
 
+RESEND_GRACE: Final = timedelta(hours=1)
+"""How long instances of a deleted study that came again wait for the rest of it, or for a retry."""
+
 JOBS_AT_ONCE: Final = 100
+
+
+def _never_graded() -> Any:
+    """Of an instance: it is no MR, or its series was rejected for good."""
+    rejected = exists().where(
+        series.c.job_id == instance.c.job_id,
+        series.c.series_instance_uid == instance.c.series_instance_uid,
+        series.c.decision == Decision.REJECTED,
+        series.c.reason.not_in(MAY_CHANGE),
+    )
+    return instance.c.sop_class_uid.not_in(MR_CLASSES) | rejected
+
+
+def lacks_files(connection: Connection, job_id: int) -> bool:
+    """Whether files that grading the study again would need are deleted, or are about to be."""
+    gone = exists().where(instance.c.job_id == job_id, instance.c.purged_at.is_not(None), ~_never_graded())
+    lacks: bool = connection.execute(select(gone)).scalar_one()
+    return lacks
 
 
 class Retention(Database):
@@ -38,7 +59,8 @@ class Retention(Database):
         Delete the files, then call :meth:`mark_purged`. What a crash in between leaves is returned again. Call until
         the answer is empty.
 
-        instances_days   received instances of a finished study (not of a failed one) go after this many days
+        instances_days   received instances of a finished study (not of a failed one) go after this many days, and new
+                         ones that came after these were deleted
         documents_days   documents of a finished study go after this many days
         keep_ungradable  keep instances of closed studies that can never be graded, and those of studies without MR
         """
@@ -48,8 +70,9 @@ class Retention(Database):
             _mark_results(connection, now - timedelta(days=documents_days), now)
             if not keep_ungradable:
                 _mark_ungradable(connection, now)
-            orphaned = timedelta(days=instances_days) if keep_ungradable else ORPHAN_GRACE
-            _mark_orphans(connection, now - orphaned, now)
+            _mark_resent(connection, now - RESEND_GRACE, now)
+            kept = timedelta(days=instances_days)
+            _mark_orphans(connection, now - kept, now - (kept if keep_ungradable else ORPHAN_GRACE), now)
             instances = connection.execute(
                 select(instance.c.id, instance.c.path)
                 .where(instance.c.purged_at.is_not(None), instance.c.deleted_at.is_(None))
@@ -128,23 +151,30 @@ def _mark_results(connection: Connection, before: datetime, now: datetime) -> No
 
 
 def _mark_ungradable(connection: Connection, now: datetime) -> None:
-    """Instances of closed studies that are no MR, or whose series was rejected for good."""
-    ids = _finished(connection, job.c.tidied_at.is_(None), job.c.state.in_(CLOSED))
+    """What can never be graded of closed studies."""
+    ids = _finished(connection, job.c.tidied_at.is_(None), job.c.purged_at.is_(None), job.c.state.in_(CLOSED))
     if not ids:
         return
-    rejected = exists().where(
-        series.c.job_id == instance.c.job_id,
-        series.c.series_instance_uid == instance.c.series_instance_uid,
-        series.c.decision == Decision.REJECTED,
-        series.c.reason.not_in(MAY_CHANGE),
-    )
     there = instance.c.job_id.in_(ids) & instance.c.purged_at.is_(None)
-    connection.execute(
-        update(instance).where(there, instance.c.sop_class_uid.not_in(MR_CLASSES) | rejected).values(purged_at=now)
-    )
+    connection.execute(update(instance).where(there, _never_graded()).values(purged_at=now))
     connection.execute(update(job).where(job.c.id.in_(ids)).values(tidied_at=now))
 
 
-def _mark_orphans(connection: Connection, before: datetime, now: datetime) -> None:
-    old = instance.c.job_id.is_(None) & instance.c.purged_at.is_(None) & (instance.c.received_at <= before)
-    connection.execute(update(instance).where(old).values(purged_at=now))
+def _mark_resent(connection: Connection, before: datetime, now: datetime) -> None:
+    """Instances of a deleted study that came again, once none has for a while and the study did not start again."""
+    coming = exists().where(instance.c.job_id == job.c.id, instance.c.received_at > before)
+    ids = _finished(connection, job.c.tidied_at.is_(None), job.c.purged_at.is_not(None), ~coming)
+    for job_id in ids:
+        there = (instance.c.job_id == job_id) & instance.c.purged_at.is_(None)
+        if connection.execute(update(instance).where(there).values(purged_at=now)).rowcount:
+            add_event(connection, job_id, now, EventKind.PURGED, "the files that came again are deleted")
+    if ids:
+        connection.execute(update(job).where(job.c.id.in_(ids)).values(tidied_at=now))
+
+
+def _mark_orphans(connection: Connection, before: datetime, other_before: datetime, now: datetime) -> None:
+    """MR instances without a job came after their study was deleted; other ones wait for its first MR instance."""
+    mr = instance.c.sop_class_uid.in_(MR_CLASSES)
+    old = (mr & (instance.c.received_at <= before)) | (~mr & (instance.c.received_at <= other_before))
+    there = instance.c.job_id.is_(None) & instance.c.purged_at.is_(None)
+    connection.execute(update(instance).where(there, old).values(purged_at=now))

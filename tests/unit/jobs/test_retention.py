@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from stenosis_node.domain import Decision, JobState, SeriesReason
@@ -24,7 +26,8 @@ from tests.unit.jobs.drive import (
     summary,
 )
 
-DAY = 86_400
+HOUR = 3600
+DAY = 24 * HOUR
 
 
 def purgeable(store: JobStore, second: float, *, keep: bool = True) -> Purge:
@@ -171,7 +174,8 @@ def test_the_whole_of_a_deleted_study_sent_again_changes_nothing(store: JobStore
     receive(store, 1, 9 * DAY)
 
     assert state(store) == JobState.DELIVERED
-    assert paths(purgeable(store, 9 * DAY + 1)) == ["3.1.dcm"], "and goes again"
+    assert not purgeable(store, 9 * DAY + HOUR - 1), "there is time to retry"
+    assert paths(purgeable(store, 9 * DAY + HOUR)) == ["3.1.dcm"], "and goes again"
 
 
 def test_a_study_whose_files_are_gone_cannot_be_graded_again(store: JobStore) -> None:
@@ -181,6 +185,10 @@ def test_a_study_whose_files_are_gone_cannot_be_graded_again(store: JobStore) ->
 
     with pytest.raises(PermanentError, match="send the whole study again"):
         store.retry(1, now=at(9 * DAY))
+    receive(store, 1, 9 * DAY)
+    assert store.retry(1, now=at(9 * DAY + 60)) == JobState.RECEIVED
+    assert not purgeable(store, 1000 * DAY, keep=False), "nothing of an unfinished study goes"
+    claimed(store, 1000 * DAY)
 
 
 def test_many_instances_are_marked_in_portions(store: JobStore) -> None:
@@ -192,6 +200,91 @@ def test_many_instances_are_marked_in_portions(store: JobStore) -> None:
     assert len(purge.instances) == 1201
     store.mark_purged(purge, now=at(8 * DAY))
     assert not purgeable(store, 8 * DAY)
+
+
+def two_series(store: JobStore) -> None:
+    """2.1 was graded, 2.2 rejected for good, and a CT image came with them."""
+    receive(store, 1, 0)
+    receive(store, 2, 0, series="2.2")
+    receive(store, 3, 0, sop_class=CT)
+    lease = claimed(store, 15)
+    store.record_decisions(lease, [decision("2.1"), decision("2.2", Decision.REJECTED, SeriesReason.LOCALIZER)])
+    grade(store, lease, 16, peers=())
+
+
+def test_a_study_sent_again_needs_nothing_that_can_never_be_graded(store: JobStore) -> None:
+    two_series(store)
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    receive(store, 2, 9 * DAY, series="2.2")
+    receive(store, 3, 9 * DAY, sop_class=CT)
+    assert not purgeable(store, 9 * DAY + 5, keep=False), "nothing goes while the study comes again"
+    assert not receive(store, 4, 9 * DAY + 10).reopened
+    receive(store, 1, 9 * DAY + 10)
+
+    assert state(store) == JobState.RECEIVED
+    assert [i.sop_instance_uid for i in store.instances(1)] == ["3.1", "3.3", "3.4", "3.2"]
+
+
+def test_a_study_starts_again_without_what_can_never_be_graded(store: JobStore) -> None:
+    two_series(store)
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    receive(store, 4, 9 * DAY)
+    receive(store, 1, 9 * DAY)
+
+    assert state(store) == JobState.RECEIVED
+
+
+def test_retry_needs_nothing_that_can_never_be_graded(store: JobStore) -> None:
+    two_series(store)
+    store.mark_purged(purgeable(store, 20, keep=False), now=at(20))
+    assert receive(store, 4, 30).reopened
+    store.fail(claimed(store, 50), sentence="disk full", now=at(51))
+
+    assert store.retry(1, now=at(60)) == JobState.RECEIVED
+
+
+def test_retry_of_a_study_of_which_nothing_is_left_is_refused(store: JobStore) -> None:
+    receive(store, 1, 0)
+    rejected = decision("2.1", Decision.REJECTED, SeriesReason.LOCALIZER)
+    store.reject(claimed(store, 15), reason="no-candidate", sentence="none", decisions=[rejected], now=at(16))
+    store.mark_purged(purgeable(store, 20, keep=False), now=at(20))
+
+    with pytest.raises(PermanentError, match="send the whole study again"):
+        store.retry(1, now=at(60))
+
+
+def test_a_part_of_a_deleted_study_that_comes_again_goes_again(store: JobStore) -> None:
+    receive(store, 1, 0)
+    receive(store, 2, 0)
+    grade(store, claimed(store, 15), 16, peers=())
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+    receive(store, 1, 9 * DAY)
+    assert not purgeable(store, 9 * DAY + HOUR - 1)
+
+    purge = purgeable(store, 9 * DAY + HOUR)
+
+    assert paths(purge) == ["3.1.dcm"]
+    assert kinds(store)[-1] == "purged"
+    store.mark_purged(purge, now=at(9 * DAY + HOUR))
+    assert not purgeable(store, 10 * DAY)
+    assert kinds(store).count("purged") == 2
+
+
+def test_a_burst_after_the_deletion_is_told_once_and_kept_as_long_as_any(store: JobStore) -> None:
+    delivered(store)
+    store.mark_purged(purgeable(store, 8 * DAY), now=at(8 * DAY))
+
+    late = [dataclasses.replace(instance(number), received_at=at(9 * DAY)) for number in range(2, 22)]
+    for number, one in enumerate(late):
+        store.touch(one, quiet_period_s=QUIET, ceiling_s=CEILING, now=at(9 * DAY + number))
+
+    assert kinds(store).count("after-purge") == 1
+    assert not purgeable(store, 16 * DAY - 1, keep=False)
+    assert len(purgeable(store, 16 * DAY, keep=False).instances) == 20
+    receive(store, 30, 20 * DAY)
+    assert kinds(store).count("after-purge") == 2
 
 
 # --------------------------------------------------------------------------- what comes while it is being deleted
