@@ -14,9 +14,8 @@ from stenosis_node.jobs.leases import NO_LEASE, add_event, held_delivery, new_to
 from stenosis_node.jobs.records import DeliveryLease, EventKind, Step
 from stenosis_node.jobs.schema import delivery, job, receipt, result
 
-SUCCESS: Final = 0x0000
-WARNINGS: Final = range(0xB000, 0xC000)
-"""Of C-STORE: the peer keeps the document (PS3.4 B.2.3)."""
+STORED: Final = frozenset({0x0000, 0x0001, 0x0107, 0x0111, 0x0116, *range(0xB000, 0xC000)})
+"""Success, the warnings of PS3.7 C and PS3.4 B.2.3, and 0x0111: the peer has the document already."""
 
 
 class Delivering(Database):
@@ -82,17 +81,26 @@ class Delivering(Database):
             add_event(connection, lease.job_id, self._now(connection, now), EventKind.RELEASED, sentence)
 
     def record_document(
-        self, lease: DeliveryLease, sop_instance_uid: str, *, status: int | None, text: str, now: datetime | None = None
+        self,
+        lease: DeliveryLease,
+        sop_instance_uid: str,
+        *,
+        status: int | None,
+        text: str,
+        confirmed: bool | None = None,
+        now: datetime | None = None,
     ) -> None:
         """What the peer answered about one document; the latest answer counts, but what it confirmed stays confirmed.
 
-        status   DIMSE status (Success and warnings confirm); None: no answer
-        raises   LeaseLost
+        status     DIMSE status; None: no answer
+        confirmed  whether the sender takes it that the peer has the document; None: as the status says
+        raises     LeaseLost
         """
         with self._writing() as connection:
             now = self._now(connection, now)
             held_delivery(connection, lease)
-            confirmed = status is not None and (status == SUCCESS or status in WARNINGS)
+            if confirmed is None:
+                confirmed = status in STORED
             said = {"status": status, "text": text, "confirmed": confirmed, "at": now}
             writing = self._insert(receipt).values(
                 delivery_id=lease.delivery_id, sop_instance_uid=sop_instance_uid, **said

@@ -156,3 +156,28 @@ def test_what_one_peer_confirmed_says_nothing_about_another(store: JobStore) -> 
     store.record_document(claimed_delivery(store, 21, "pacs"), "8.aa.1", status=0, text="", now=at(22))
 
     assert claimed_delivery(store, 23, "archive").confirmed == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("status", "stored"),
+    [
+        (0x0000, True),
+        (0x0001, True),
+        (0x0107, True),
+        (0x0111, True),
+        (0x0116, True),
+        (0xB007, True),
+        (0x0110, False),
+        (0xA700, False),
+        (0xC001, False),
+        (None, False),
+    ],
+)
+def test_the_status_says_whether_the_peer_has_the_document(store: JobStore, status: int | None, stored: bool) -> None:
+    graded(store)
+    lease = claimed_delivery(store, 21)
+    store.record_document(lease, "8.aa.1", status=status, text="", now=at(22))
+    store.record_document(lease, "8.aa.2", status=status, text="", confirmed=not stored, now=at(22))
+    store.release_delivery(lease, now=at(23))
+
+    assert claimed_delivery(store, 24).confirmed == {"8.aa.1" if stored else "8.aa.2"}, "what the sender says counts"
