@@ -22,7 +22,7 @@ from stenosis_node.node.child import EXIT_CONFIGURATION
 log = logging.getLogger("stenosis_node.node")
 
 TICK_S: Final = 0.1
-STOP_S: Final = 10.0
+STOP_S: Final = 8.0
 """A child that has not ended this long after it was asked to is killed."""
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 5.0

@@ -34,7 +34,7 @@ from stenosis_node.domain import (
 )
 from stenosis_node.errors import LeaseLost, StudyRejected, TransientError
 from stenosis_node.failpoint import failpoint
-from stenosis_node.jobs import DocumentRow, JobStore, Lease, PeerSpec, StoredInstance
+from stenosis_node.jobs import DocumentRow, JobDetail, JobStore, Lease, PeerSpec, StoredInstance
 from stenosis_node.spool import Spool
 from stenosis_node.work.keeper import LeaseKeeper
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
@@ -170,6 +170,18 @@ def findings_key(images: Sequence[AxialSeries], bundle: BundleIdentity) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def revision_key(content_key: str, revision: int, predecessors: Sequence[report.Predecessor]) -> str:
+    """Hex digest under which the documents of a revision are stored.
+
+    The content alone would not do: a node that goes back to earlier weights finds the content of an earlier revision,
+    and the peers, which hold a later one, must get it again as documents that supersede that.
+    """
+    if revision == 1:
+        return content_key
+    parts = (content_key, str(revision), *(one.sop_instance_uid for one in predecessors))
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
 def no_candidate(decisions: Sequence[SeriesDecision]) -> StudyRejected:
     """Why a study without a series to grade ends REJECTED, in words an administrator can check."""
     reasons = sorted({decision.reason.value for decision in decisions})
@@ -258,14 +270,16 @@ class GradeWorker:
         findings = self._find(selection, images, keeper, chosen_key)
         keeper.check()
         failpoint("grade.found")
-        result_key = report.content_key(findings, self._config.report)
-        documents = self._spool.documents(result_key)
+        context = self._context(lease, report.content_key(findings, self._config.report))
+        documents = self._spool.documents(context.key)
         if documents is None:
-            documents = self._compose(lease, findings, images, result_key)
+            documents = report.compose(findings, images, context)
+            report.check(documents, findings, images)
+            documents = self._spool.put_documents(context.key, documents)
         failpoint("grade.composed")
         self._store.advance_graded(
             lease,
-            result_key=result_key,
+            result_key=context.key,
             chosen_key=chosen_key,
             documents=[_row(one) for document in documents for one in (document, *document.alternatives)],
             peers=[PeerSpec(name, peer.required) for name, peer in self._config.peers.items()],
@@ -287,29 +301,36 @@ class GradeWorker:
             raise TransientError(f"findings {key} were deleted while they were needed")
         return StudyFindings.from_json(stored)
 
-    def _compose(
-        self, lease: Lease, findings: StudyFindings, images: Sequence[AxialSeries], key: str
-    ) -> tuple[Document, ...]:
-        """Documents, proven and durable."""
-        context = report.ReportContext(
-            key=key,
-            created=lease.first_claimed_at,
+    def _context(self, lease: Lease, content_key: str) -> report.ReportContext:
+        """Of the latest revision when that has the same content, else of the next one."""
+        detail = self._store.job(lease.job_id)
+        if detail is None:
+            raise LeaseLost(f"job {lease.job_id} is gone")
+        for latest in detail.results[-1:]:
+            same = self._revision(detail, content_key, latest.revision, latest.first_claimed_at)
+            if same.key == latest.result_key:
+                return same
+        return self._revision(detail, content_key, lease.revision + 1, lease.first_claimed_at)
+
+    def _revision(self, detail: JobDetail, content_key: str, revision: int, created: datetime) -> report.ReportContext:
+        predecessors = self._history(detail, revision)
+        return report.ReportContext(
+            key=revision_key(content_key, revision, predecessors),
+            created=created,
             settings=self._config.report,
             ae_title=self._config.receive.ae_title,
-            revision=lease.revision + 1,
-            predecessors=self._history(lease),
+            revision=revision,
+            predecessors=predecessors,
         )
-        documents = report.compose(findings, images, context)
-        report.check(documents, findings, images)
-        return self._spool.put_documents(key, documents)
 
-    def _history(self, lease: Lease) -> tuple[report.Predecessor, ...]:
-        """The reports that peers may hold of this study: the confirmed ones, else one of each result."""
-        detail = self._store.job(lease.job_id)
-        receipts = () if detail is None else (r for d in detail.deliveries for r in d.receipts)
+    def _history(self, detail: JobDetail, revision: int) -> tuple[report.Predecessor, ...]:
+        """The reports that peers may hold of earlier revisions: the confirmed ones, else one of each result."""
+        receipts = (receipt for delivery in detail.deliveries for receipt in delivery.receipts)
         confirmed = {receipt.sop_instance_uid for receipt in receipts if receipt.confirmed}
         named = []
-        for result in self._store.predecessors(lease.job_id):
+        for result in self._store.predecessors(detail.job.id):
+            if result.revision >= revision:
+                continue
             reports = [row for row in result.documents if row.kind is DocumentKind.SR]
             held = [row for row in reports if row.sop_instance_uid in confirmed] or reports[:1]
             named += [
