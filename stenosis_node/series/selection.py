@@ -44,7 +44,7 @@ class Selection:
     against: Mapping[SliceHeader, tuple[Objection, ...]]
     """The slices that do not pass, each with every rule that speaks against it, the most telling first."""
     broken: tuple[SliceHeader, ...]
-    """Of the slices that do not pass those that may well belong to the others, but whose headers do not say place and size."""
+    """Of the slices that do not pass those that speak against themselves only by saying neither place nor size."""
     region: Region
 
     @property

@@ -3,16 +3,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import FileDataset
 
 from stenosis_node import series
+from stenosis_node.config import Peer
 from stenosis_node.domain import DocumentKind, JobState, SeriesDecision
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.jobs import DeliveryLease
 from stenosis_node.report import render_html
 from stenosis_node.series import choose
 from stenosis_node.work.grade import GradeWorker, grade_files
@@ -161,6 +165,80 @@ def test_a_late_slice_of_the_graded_series_is_a_revision(bench: Bench, study: St
 
     assert bench.pipeline.calls == 2
     assert [result.revision for result in bench.job(study.uid).results] == [1, 2]
+
+
+def send_all(bench: Bench) -> tuple[DeliveryLease, set[str]]:
+    """Confirm what peer ``p`` does not have yet; the delivery, and the documents it was about."""
+    lease = bench.store.claim_delivery("p", worker="deliver@test", lease_s=60, max_attempts=9)
+    assert lease is not None
+    documents = bench.spool.documents(lease.result_key)
+    assert documents is not None
+    sent = {document.sop_instance_uid for document in documents} - lease.confirmed
+    for uid in sent:
+        bench.store.record_document(lease, uid, status=0, text="")
+    bench.store.advance_delivery(lease)
+    return lease, sent
+
+
+def report_of(bench: Bench, key: str) -> FileDataset:
+    documents = bench.spool.documents(key)
+    assert documents is not None
+    return dcmread(BytesIO(documents[-1].content))
+
+
+def predecessors(written: FileDataset) -> set[str]:
+    return {
+        item.ReferencedSOPInstanceUID
+        for study in written.get("PredecessorDocumentsSequence", [])
+        for one in study.ReferencedSeriesSequence
+        for item in one.ReferencedSOPSequence
+    }
+
+
+def test_going_back_to_earlier_weights_is_a_revision_that_is_sent(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    sagittal = study.sagittal(4)
+    bench.config = bench.config.model_copy(update={"peers": {"p": Peer(ae_title="P", host="127.0.0.1", port=1)}})
+    weights = bench.pipeline.identity
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    first, _ = send_all(bench)
+    bench.pipeline.identity = replace(weights, digest="cd" * 32, version="2")
+    bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+    second, _ = send_all(bench)
+
+    bench.pipeline.identity = weights
+    bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+
+    third, sent = send_all(bench)
+    assert third.revision == 3
+    assert len(sent) == 6
+    earlier = {report_of(bench, lease.result_key).SOPInstanceUID for lease in (first, second)}
+    assert predecessors(report_of(bench, third.result_key)) == earlier
+
+    bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+    assert bench.job(study.uid).job.state is JobState.DELIVERED
+    assert bench.store.claim_delivery("p", worker="deliver@test", lease_s=60, max_attempts=9) is None
+
+
+def test_deleted_documents_of_an_unchanged_result_are_made_again_byte_for_byte(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    sagittal = study.sagittal(4)
+    bench.config = bench.config.model_copy(update={"peers": {"p": Peer(ae_title="P", host="127.0.0.1", port=1)}})
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    key = send_all(bench)[0].result_key
+    before = bench.spool.documents(key)
+    bench.spool.delete_result(key)
+
+    bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+
+    assert bench.job(study.uid).job.state is JobState.DELIVERED
+    assert bench.spool.documents(key) == before
 
 
 def test_a_slice_that_comes_while_grading_takes_the_lease_and_its_result_away(bench: Bench, study: Study) -> None:
