@@ -114,6 +114,8 @@ class Admin(Database):
     def cancel(self, job_id: int, *, now: datetime | None = None) -> None:
         """Stop a job: CANCELLED, leases revoked. ``retry`` or a late instance starts it again.
 
+        Late is what comes after the quiet period: the rest of a study that is being received does not undo the order.
+
         raises  PermanentError when there is no such job or it is over
         """
         with self._writing() as connection:

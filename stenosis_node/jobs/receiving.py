@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, exists, select, update
 from stenosis_node.domain import JobState, ReceivedInstance
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
-from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Touch
+from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Step, Touch
 from stenosis_node.jobs.retention import RESEND_GRACE, lacks_files
 from stenosis_node.jobs.schema import document, event, instance, job
 
@@ -52,8 +52,9 @@ class Receiving(Database):
         """Write received instances down in one transaction; all of them or none.
 
         A new MR instance opens or postpones the job of its study. If the study was claimed or closed before, it starts
-        again: RECEIVED, leases revoked, attempts 0. A new instance of another class is only counted. An exact resend
-        changes nothing. Newness is decided by the row, not by the file.
+        again: RECEIVED, leases revoked, attempts 0. Cancelled while it is received, it stays so until nothing has come
+        for the quiet period. A new instance of another class is only counted. An exact resend changes nothing. Newness
+        is decided by the row, not by the file.
 
         Once this returns the housekeeping leaves the files alone; look afterwards whether they are still there.
 
@@ -276,6 +277,10 @@ def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str,
     values["last_instance_at"] = clock.now
     if untouched:
         values["quiet_until"] = min(max(row.quiet_until, clock.now + clock.quiet), row.ceiling_at)
+        return False
+    if row.state == JobState.CANCELLED and clock.now < row.last_instance_at + clock.quiet:  # the same reception
+        quiet_until = max(row.quiet_until, min(clock.now + clock.quiet, row.ceiling_at))
+        values |= {"quiet_until": quiet_until, "first_claimed_at": None, "failed_in": Step.GRADE}
         return False
     values |= {
         "state": JobState.RECEIVED,

@@ -157,6 +157,43 @@ def test_a_late_instance_opens_a_closed_job_again(store: JobStore, end: str) -> 
     assert claimed(store, 30).attempt == 1
 
 
+def test_the_rest_of_a_study_does_not_undo_its_cancelling(store: JobStore) -> None:
+    receive(store, 1, 0)
+    store.cancel(1, now=at(5))
+
+    for number, second in ((2, 6), (3, 15), (4, 24)):
+        touch = receive(store, number, second)
+        assert (touch.new_instance, touch.reopened) == (True, False)
+
+    assert state(store) == JobState.CANCELLED
+    assert summary(store).n_instances == 4
+    assert kinds(store) == ["opened", "cancelled"]
+    assert receive(store, 5, 24 + QUIET).reopened, "the quiet period is over"
+
+
+def test_a_job_that_is_retried_while_it_is_received_waits_for_the_rest(store: JobStore) -> None:
+    receive(store, 1, 0)
+    store.cancel(1, now=at(5))
+    receive(store, 2, 9)
+
+    store.retry(1, now=at(9))
+
+    assert claim(store, 9 + QUIET - 1) is None
+    assert len(store.instances(claimed(store, 9 + QUIET).job_id)) == 2
+
+
+def test_what_comes_to_a_cancelled_delivery_is_graded_when_it_is_retried(store: JobStore) -> None:
+    """An association that goes on beyond the ceiling."""
+    for number, second in enumerate(range(0, CEILING + 1, QUIET - 1)):
+        receive(store, number, second)
+    grade(store, claimed(store, CEILING), CEILING + 1)
+    store.cancel(1, now=at(CEILING + 1))
+    assert not receive(store, 99, CEILING + 2).reopened
+
+    assert store.retry(1, now=at(CEILING + 3)) == JobState.RECEIVED
+    assert claimed(store, CEILING + 20).first_claimed_at == at(CEILING + 20)
+
+
 def test_other_classes_are_counted_but_neither_open_nor_postpone_nor_reopen(store: JobStore) -> None:
     assert receive(store, "ct", 0, study="1.9", sop_class=CT).job_id is None
     assert store.list_jobs() == ()

@@ -42,10 +42,16 @@ class Node(RuleBasedStateMachine):
 
     @rule(study=studies, number=st.integers(0, 3))
     def an_instance_comes(self, study: str, number: int) -> None:
+        before = self.store.job(study)
         touch = receive(self.store, number, self.now, study=study)
         assert touch.job_id is not None
         if touch.new_instance:
-            assert self.detail(touch.job_id).job.state == JobState.RECEIVED
+            state = self.detail(touch.job_id).job.state
+            if before is not None and before.job.state == JobState.CANCELLED and not touch.reopened:
+                assert state == JobState.CANCELLED
+                assert at(self.now - QUIET) < before.job.last_instance_at
+            else:
+                assert state == JobState.RECEIVED
         if touch.reopened:
             self.forget_holders(touch.job_id)
 
