@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -70,6 +71,30 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae
         raise
     if association.is_established:
         association.release()
+
+
+@contextlib.contextmanager
+def time_limit(association: Association, limit_s: float) -> Iterator[None]:
+    """End the connection when the block takes longer.
+
+    A peer that takes the bytes in driblets makes pynetdicom wait without bound, even to send its abort: what ends that
+    is to close the connection under it.
+    """
+    timer = threading.Timer(limit_s, _hang_up, [association])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hang_up(association: Association) -> None:
+    wrapper = association.dul.socket
+    connected = None if wrapper is None else wrapper.socket
+    if connected is not None:
+        with contextlib.suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
 
 
 class _Requestor(DIMSEServiceProvider):

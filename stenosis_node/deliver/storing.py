@@ -15,7 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.deliver.association import associate, describe
+from stenosis_node.deliver.association import associate, describe, time_limit
 from stenosis_node.deliver.statuses import judge
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
@@ -24,6 +24,8 @@ log = logging.getLogger("stenosis_node.deliver")
 
 UNCOMPRESSED: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MAX_COMMENT: Final = 64
+SLOWEST_BYTES_PER_S: Final = 50_000
+"""A connection that takes less counts as stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,9 @@ class DocumentStatus:
     """Of the object that was sent: the document, or the alternative that took its place."""
     status: int
     text: str
-    """Meaning of the status, and the Error Comment of the peer."""
+    """Meaning of the status, and the Error Comment of the peer, which may quote the patient: for the receipt alone."""
+    confirmed: bool
+    """Whether the peer has the document."""
 
 
 def send(
@@ -112,20 +116,20 @@ def _store(
     on_status: Callable[[DocumentStatus], None],
 ) -> None:
     uid = document.sop_instance_uid
+    limit_s = peer.timeout_s + len(document.content) / SLOWEST_BYTES_PER_S
+    association.dimse_timeout = limit_s
     try:
-        answer = association.send_c_store(dcmread(BytesIO(document.content)), msg_id=number)
+        with time_limit(association, limit_s):
+            answer = association.send_c_store(dcmread(BytesIO(document.content)), msg_id=number)
     except (RuntimeError, ValueError) as error:  # the association ended, or its context is gone
         raise TransientError(f"{describe(peer)} ended the association before document {uid}") from error
     if "Status" not in answer:
-        raise TransientError(
-            f"{describe(peer)} aborted or did not answer for document {uid} within {peer.timeout_s:g} s"
-        )
+        raise TransientError(f"{describe(peer)} aborted or did not answer for document {uid} within {limit_s:.0f} s")
     status = int(answer.Status)
     verdict = judge(status)
-    text = _text(verdict.meaning, answer)
-    on_status(DocumentStatus(uid, status, text))
+    on_status(DocumentStatus(uid, status, _text(verdict.meaning, answer), confirmed=verdict.error is None))
     if verdict.error is not None:
-        raise verdict.error(f"{describe(peer)} answered 0x{status:04X} ({text}) for document {uid}")
+        raise verdict.error(f"{describe(peer)} answered 0x{status:04X} ({verdict.meaning}) for document {uid}")
 
 
 def _text(meaning: str, answer: Dataset) -> str:

@@ -92,7 +92,9 @@ class DeliverWorker:
 
         def record(answer: DocumentStatus) -> None:
             failpoint("deliver.answered")
-            self._store.record_document(lease, answer.sop_instance_uid, status=answer.status, text=answer.text)
+            self._store.record_document(
+                lease, answer.sop_instance_uid, status=answer.status, text=answer.text, confirmed=answer.confirmed
+            )
             failpoint("deliver.recorded")
             keeper.check()
 

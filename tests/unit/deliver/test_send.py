@@ -6,6 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +26,7 @@ from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.deliver import DocumentStatus, send
+from stenosis_node.deliver import DocumentStatus, send, storing
 from stenosis_node.deliver.association import associate
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
@@ -112,7 +115,7 @@ def test_warnings_count_as_stored_and_keep_their_text(
     archive = start_archive()
     archive.answer = answer
     statuses = run(documents, archive.peer())
-    assert [s.status for s in statuses] == [status] * 3
+    assert [(s.status, s.confirmed) for s in statuses] == [(status, True)] * 3
     assert all(s.text.endswith(": patient ID coerced") for s in statuses)
 
 
@@ -139,8 +142,70 @@ def test_failures_are_classified(
     statuses: list[DocumentStatus] = []
     with pytest.raises(error, match=f"0x{status:04X}"):
         send(documents, archive.peer(), calling_ae_title="S", confirmed=(), on_status=statuses.append)
-    assert [s.status for s in statuses] == [0, status]
+    assert [(s.status, s.confirmed) for s in statuses] == [(0, True), (status, False)]
     assert documents[2].sop_instance_uid not in archive.received  # the report is not sent after a failed capture
+
+
+def test_the_comment_of_the_peer_is_in_the_receipt_and_in_no_error(
+    documents: Documents, start_archive: StartArchive
+) -> None:
+    def answer(uid: str) -> Dataset:
+        ds = Dataset()
+        ds.Status, ds.ErrorComment = 0xA900, "X1 is not Hong^Gildong"
+        return ds
+
+    archive = start_archive()
+    archive.answer = answer
+    statuses: list[DocumentStatus] = []
+    with pytest.raises(PermanentError) as raised:
+        send(documents, archive.peer(), calling_ae_title="S", confirmed=(), on_status=statuses.append)
+    assert "X1 is not Hong^Gildong" in statuses[0].text
+    assert "Hong" not in str(raised.value)
+
+
+@contextmanager
+def trickling(port: int) -> Iterator[int]:
+    """The port of a way to a peer that takes 1 kB each 20 ms after the first 8 kB, and keeps little in buffers."""
+    with socket.socket() as listener, socket.create_connection(("127.0.0.1", port)) as onward:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def back(incoming: socket.socket) -> None:
+            with suppress(OSError):
+                while data := onward.recv(65536):
+                    incoming.sendall(data)
+
+        def forth() -> None:
+            incoming, _ = listener.accept()
+            threading.Thread(target=back, args=(incoming,), daemon=True).start()
+            passed = 0
+            with incoming, suppress(OSError):
+                while data := incoming.recv(1024):
+                    onward.sendall(data)
+                    passed += len(data)
+                    time.sleep(0.02 if passed > 8192 else 0)
+
+        thread = threading.Thread(target=forth, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+def test_a_peer_that_takes_the_bytes_in_driblets_is_given_up(
+    documents: Documents, start_archive: StartArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "SLOWEST_BYTES_PER_S", 10_000_000)
+    ds = dcmread(BytesIO(documents[0].content))
+    ds.PixelData = bytes(8_000_000)  # takes 160 s at the pace of this peer
+    content = BytesIO()
+    ds.save_as(content)
+    with trickling(start_archive().port) as port:
+        peer = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=port, timeout_s=1)
+        begin = time.monotonic()
+        with pytest.raises(TransientError, match=r"did not answer for document [\d.]+ within 2 s"):
+            run((replace(documents[0], content=content.getvalue()),), peer)
+        assert time.monotonic() - begin < 8
 
 
 def test_wrong_called_ae_title_is_permanent(documents: Documents, start_archive: StartArchive) -> None:
