@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import tempfile
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -14,8 +15,8 @@ from typing import Annotated
 import typer
 
 from stenosis_node.cli.options import CONFIG_PATHS
-from stenosis_node.cli.output import say
-from stenosis_node.config import load
+from stenosis_node.cli.output import complain, say
+from stenosis_node.config import Config, load
 from stenosis_node.errors import ConfigError
 
 DEFAULT_SPOOL = Path("spool")
@@ -49,13 +50,19 @@ def init(
         bundle = Path(typer.prompt("Folder of the weights bundle"))
     if not (bundle / "manifest.json").is_file():
         raise ConfigError(f"--bundle {bundle}: no manifest.json in it; name the folder of a weights bundle")
-    text = render(bundle=bundle.resolve(), spool=spool, ae_title=ae_title, host=host, port=port, peers=peer or [])
-    _prove(text)
+    write = partial(
+        render, bundle=bundle.resolve(), spool=spool, ae_title=ae_title, host=host, port=port, peers=peer or []
+    )
+    text = write()
+    if refusal := _refusal(_prove(text)):
+        text = write(refusal=refusal)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    if refusal:
+        complain(f"warning: serve refuses this configuration: {refusal}")
     say(f"Wrote {output}. Next: stenosis-node doctor --config {output}")
 
 
@@ -64,8 +71,14 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def render(*, bundle: Path, spool: Path, ae_title: str, host: str, port: int, peers: list[str]) -> str:
-    """The configuration as TOML text; without peers it shows one as a comment. Raises ConfigError for a wrong peer."""
+def render(
+    *, bundle: Path, spool: Path, ae_title: str, host: str, port: int, peers: list[str], refusal: str | None = None
+) -> str:
+    """The configuration as TOML text; without peers it shows one as a comment.
+
+    refusal  why the safety gate holds the peers back; stands as a comment at the key that would let them pass
+    raises   ConfigError for a wrong peer
+    """
     names = [text.partition("=")[0] for text in peers]
     if twice := [text for text, name in zip(peers, names, strict=True) if names.count(name) > 1]:
         raise ConfigError(f"--peer {twice[0]}: each peer needs a name of its own")
@@ -77,6 +90,7 @@ def render(*, bundle: Path, spool: Path, ae_title: str, host: str, port: int, pe
         host=_toml(host),
         port=port,
         peers="\n".join(tables),
+        refusal=f"# serve refuses as it stands: {refusal}\n" if refusal else "",
     )
 
 
@@ -93,15 +107,30 @@ def _commented(text: str) -> str:
     return "".join(line if line.startswith("#") else f"# {line}" for line in text.splitlines(keepends=True))
 
 
-def _prove(text: str) -> None:
-    """Never write a file the node would refuse. Raises ConfigError that names the key."""
+def _prove(text: str) -> Config:
+    """Never write a file the node cannot read. Raises ConfigError that names the key."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "node.toml"
         path.write_text(text, encoding="utf-8")
         try:
-            load(path)
+            return load(path)
         except ConfigError as error:
             raise ConfigError(str(error).replace(f"{path}: ", "")) from None
+
+
+def _refusal(config: Config) -> str | None:
+    """Why the safety gate would not let ``serve`` start; None when it would. A broken bundle is doctor's business."""
+    from stenosis_node.node.checks import check_bundle, check_delivery
+
+    try:
+        bundle = check_bundle(config)
+    except ConfigError:
+        return None
+    try:
+        check_delivery(config, bundle)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _toml(text: str) -> str:

@@ -92,3 +92,18 @@ def test_on_a_terminal_it_asks(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     done = CliRunner().invoke(app, ["init"], input=f"{bundle}\n")
     assert done.exit_code == 0
     assert load(Path("node.toml")).grading.bundle == bundle
+
+
+def test_a_demonstration_bundle_with_a_remote_peer_is_written_with_a_warning(run: Run, weights: Path) -> None:
+    done = run("init", "--bundle", weights, "--peer", "pacs=PACS@192.0.2.1:104")
+    assert done.code == 0
+    assert "safety.allow_demonstration_delivery = true" in done.err
+    text = Path("node.toml").read_text(encoding="utf-8")
+    before, _, _ = text.partition("# allow_demonstration_delivery = false")
+    assert "peers.pacs" in before.splitlines()[-1]
+    assert load(Path("node.toml")).safety.allow_demonstration_delivery is False
+
+
+def test_a_demonstration_bundle_with_a_peer_here_needs_no_warning(run: Run, weights: Path) -> None:
+    done = run("init", "--bundle", weights, "--peer", "pacs=PACS@127.0.0.1:104")
+    assert (done.code, done.err) == (0, "")
