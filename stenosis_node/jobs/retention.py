@@ -82,7 +82,7 @@ class Retention(Database):
             results = connection.execute(
                 select(result.c.id, result.c.result_key, result.c.chosen_key)
                 .where(result.c.purged_at.is_not(None), result.c.deleted_at.is_(None))
-                .order_by(result.c.id)
+                .order_by(result.c.purged_at, result.c.id)
             ).all()
         return Purge(
             instances=tuple(Path(row.path) for row in instances),
@@ -128,24 +128,20 @@ def _mark_instances(connection: Connection, before: datetime, now: datetime) -> 
 
 def _mark_results(connection: Connection, before: datetime, now: datetime) -> None:
     pending = exists().where(delivery.c.job_id == job.c.id, delivery.c.state == DeliveryState.PENDING)
-    ids = (
-        connection.execute(
-            select(result.c.id)
-            .join(job, job.c.id == result.c.job_id)
-            .where(
-                result.c.deleted_at.is_(None),
-                result.c.purged_at.is_(None),
-                job.c.state.in_(FINISHED),
-                job.c.state_since <= before,
-                ~pending | (job.c.state == JobState.CANCELLED),
-            )
-            .order_by(result.c.id)
-            .limit(JOBS_AT_ONCE)
-            .with_for_update(skip_locked=True)
-        )
-        .scalars()
-        .all()
+    finished = exists().where(
+        job.c.id == result.c.job_id,
+        job.c.state.in_(FINISHED),
+        job.c.state_since <= before,
+        ~pending | (job.c.state == JobState.CANCELLED),
     )
+    wanted = (
+        select(result.c.id)
+        .where(result.c.purged_at.is_(None), result.c.created_at <= before, finished)  # created_at has the index
+        .order_by(result.c.created_at, result.c.id)
+        .limit(JOBS_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    ids = connection.execute(wanted).scalars().all()
     if ids:
         connection.execute(update(result).where(result.c.id.in_(ids)).values(purged_at=now))
 

@@ -112,7 +112,11 @@ job: Final = Table(
         postgresql_where=text("lease_worker IS NOT NULL"),
     ),
     Index(
-        "ix_job_untidied", "state", sqlite_where=text("tidied_at IS NULL"), postgresql_where=text("tidied_at IS NULL")
+        "ix_job_untidied",
+        "purged_at",
+        "state",
+        sqlite_where=text("tidied_at IS NULL"),
+        postgresql_where=text("tidied_at IS NULL"),
     ),
     Index(
         "ix_job_unpurged",
@@ -185,10 +189,16 @@ result: Final = Table(
     Column("deleted_at", UtcDateTime),
     UniqueConstraint("job_id", "revision"),
     Index(
+        "ix_result_unpurged",
+        "created_at",
+        sqlite_where=text("purged_at IS NULL"),
+        postgresql_where=text("purged_at IS NULL"),
+    ),
+    Index(
         "ix_result_to_delete",
         "purged_at",
-        sqlite_where=text("deleted_at IS NULL"),
-        postgresql_where=text("deleted_at IS NULL"),
+        sqlite_where=text("purged_at IS NOT NULL AND deleted_at IS NULL"),
+        postgresql_where=text("purged_at IS NOT NULL AND deleted_at IS NULL"),
     ),
 )
 

@@ -51,7 +51,7 @@ def upgrade() -> None:
     op.create_index("ix_job_state_id", "job", ["state", "id"])
     op.create_index("ix_job_state_quiet_until", "job", ["state", "quiet_until"])
     _partial_index("ix_job_unpurged", "job", ["state", "state_since"], "purged_at IS NULL")
-    _partial_index("ix_job_untidied", "job", ["state"], "tidied_at IS NULL")
+    _partial_index("ix_job_untidied", "job", ["purged_at", "state"], "tidied_at IS NULL")
     op.create_table(
         "event",
         sa.Column("id", ID, nullable=False),
@@ -102,7 +102,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_result"),
         sa.UniqueConstraint("job_id", "revision", name="uq_result_job_id_revision"),
     )
-    _partial_index("ix_result_to_delete", "result", ["purged_at"], "deleted_at IS NULL")
+    _partial_index("ix_result_unpurged", "result", ["created_at"], "purged_at IS NULL")
+    _partial_index("ix_result_to_delete", "result", ["purged_at"], "purged_at IS NOT NULL AND deleted_at IS NULL")
     op.create_table(
         "series",
         sa.Column("job_id", ID, nullable=False),
