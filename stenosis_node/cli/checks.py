@@ -148,10 +148,13 @@ def _file_system(path: Path) -> str | None:
 
 
 def check_database(config: Config) -> Iterator[Finding]:
-    """Reachable, and with the tables of this version."""
+    """Reachable, with the tables of this version, and no study that nobody will send."""
+    from stenosis_node.node.checks import unknown_peers
+
     try:
         with open_store(config) as store:
             counts = store.counts()
+            waiting = unknown_peers(config, store)
     except ConfigError as error:
         if config.jobs.database_url is None and not (config.spool / "jobs.db").exists():
             yield Finding(Level.OK, "database", "SQLite in the spool; serve creates it")
@@ -162,6 +165,9 @@ def check_database(config: Config) -> Iterator[Finding]:
     else:
         held = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"
         yield Finding(Level.OK, "database", f"answers; {held}")
+        for name, number in waiting.items():
+            fix = f"add [peers.{name}] again, or cancel these jobs"
+            yield Finding(Level.WARN, f"peer {name}", f"{number} studies wait for it, but it is not configured", fix)
 
 
 def check_port(config: Config) -> Iterator[Finding]:

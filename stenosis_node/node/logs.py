@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Final, TextIO
 
 from stenosis_node.errors import NodeError
+
+log = logging.getLogger("stenosis_node.node")
 
 QUOTE_HEADERS: Final = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
@@ -62,6 +65,14 @@ def set_up_logging(part: str, level: str, stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
     for name in QUOTE_HEADERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    threading.excepthook = _log_thread_error
+
+
+def _log_thread_error(ended: threading.ExceptHookArgs) -> None:
+    """The interpreter's own hook would print the text of whatever exception it was."""
+    name = ended.thread.name if ended.thread is not None else "unknown"
+    error = ended.exc_value or ended.exc_type()
+    log.error("thread %s ended after an error", name, exc_info=error, extra={"event": "thread_crashed"})
 
 
 def _traceback(error: BaseException) -> TracebackType | None:

@@ -11,7 +11,7 @@ from stenosis_node import __version__
 from stenosis_node.config import Config
 from stenosis_node.domain import BundleStatus
 from stenosis_node.jobs import JobStore
-from stenosis_node.node.checks import check_bundle, check_delivery, check_port
+from stenosis_node.node.checks import check_bundle, check_delivery, check_port, unknown_peers
 from stenosis_node.node.child import ROLES
 from stenosis_node.node.chores import chores
 from stenosis_node.node.logs import set_up_logging
@@ -49,6 +49,11 @@ def serve(config_path: Path | None, config: Config) -> int:
             )
         if not config.peers:
             log.warning("no peers: results stay in the spool", extra={"event": "no_peers"})
+        for name, count in unknown_peers(config, store).items():
+            log.warning(
+                "%d studies wait for peer %s, which is not configured: add peers.%s again, or cancel their jobs",
+                count, name, name, extra={"event": "unknown_peer"},
+            )  # fmt: skip
         try:
             with chores(config, spool, store):
                 code = Supervisor(config, store, ROLES, name=_node_name(config)).run(stop)

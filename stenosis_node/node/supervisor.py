@@ -81,24 +81,32 @@ class Supervisor:
         self._forget(child)
         if time.monotonic() - child.begun >= HEALTHY_S:
             child.delay_s = FIRST_DELAY_S
-        child.due = time.monotonic() + child.delay_s
-        log.error(
-            "the %s process %s; it is started again in %.1f s", child.role, _how(code), child.delay_s,
-            extra={"event": "child_died", "code": code},
-        )  # fmt: skip
-        child.delay_s = min(2 * child.delay_s, LONGEST_DELAY_S)
+        self._put_off(child, _how(code))
         self._free_leases(child)
         return code
+
+    def _put_off(self, child: _Child, why: str) -> None:
+        """Start the child later, each time in a row later than the last."""
+        child.due = time.monotonic() + child.delay_s
+        log.error(
+            "the %s process %s; it is started again in %.1f s", child.role, why, child.delay_s,
+            extra={"event": "child_died"},
+        )  # fmt: skip
+        child.delay_s = min(2 * child.delay_s, LONGEST_DELAY_S)
 
     def _start(self, child: _Child) -> None:
         # the line on stdin already holds what the environment said; applied again, relative paths would be read twice
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-        child.process = subprocess.Popen(
-            [sys.executable, "-m", "stenosis_node.node", child.role, child.worker],
-            stdin=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal reaches serve alone, which ends its children in order
-        )
+        try:
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", "stenosis_node.node", child.role, child.worker],
+                stdin=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in a terminal reaches serve alone, which ends its children in order
+            )
+        except OSError as error:  # too many processes, no memory: that may pass
+            self._put_off(child, f"cannot be started ({error.strerror})")
+            return
         child.starts += 1
         child.begun = time.monotonic()
         assert child.process.stdin is not None  # noqa: S101  PIPE was asked for

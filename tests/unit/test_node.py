@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from stenosis_node.config import Config, load
+from stenosis_node.config import Config, Peer, load
 from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import ConfigError, PermanentError
-from stenosis_node.node.checks import check_delivery, check_port
+from stenosis_node.node.checks import check_delivery, check_port, unknown_peers
 from stenosis_node.node.chores import purge
 from stenosis_node.node.logs import set_up_logging
+from stenosis_node.node.supervisor import FIRST_DELAY_S, Supervisor
 from stenosis_node.work.grade import GradeWorker
 from tests.acceptance.studies import Study
 from tests.unit.work.conftest import Bench
@@ -33,11 +36,13 @@ def output() -> Iterator[io.StringIO]:
     """What a process would write to stderr."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hook = threading.excepthook
     stream = io.StringIO()
     set_up_logging("grade", "INFO", stream)
     yield stream
     root.handlers[:], root.level = handlers, level
     logging.captureWarnings(False)
+    threading.excepthook = hook
 
 
 def test_an_event_is_one_line_with_its_fields(output: io.StringIO) -> None:
@@ -71,6 +76,54 @@ def test_dicom_libraries_and_warnings_stay_silent(output: io.StringIO) -> None:
 
     assert "Hong" not in output.getvalue()
     assert "the database is slow" in output.getvalue()
+
+
+def test_the_error_of_a_thread_is_logged_without_its_text(output: io.StringIO) -> None:
+    def fail() -> None:
+        raise ValueError("Hong" + "^Gildong")
+
+    thread = threading.Thread(target=fail, name="pacs")
+    thread.start()
+    thread.join()
+
+    assert "thread pacs ended after an error" in output.getvalue()
+    assert "builtins.ValueError" in output.getvalue()
+    assert "Hong^Gildong" not in output.getvalue()
+
+
+def test_a_peer_that_was_taken_out_of_the_configuration_is_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    study = Study(tmp_path / "study")
+    study.axial(4)
+    bench.receive(*study.files)
+    gone, known = (Peer(ae_title="P", host="127.0.0.1", port=1) for _ in range(2))
+    bench.config = bench.config.model_copy(update={"peers": {"gone": gone, "known": known}})
+    GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="w").step(threading.Event())
+
+    assert unknown_peers(bench.config, bench.store) == {}
+    assert unknown_peers(bench.config.model_copy(update={"peers": {"known": known}}), bench.store) == {"gone": 1}
+    bench.store.close()
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    stop = threading.Event()
+    tried: list[float] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        tried.append(time.monotonic())
+        if len(tried) == 2:
+            stop.set()
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("stenosis_node.node.supervisor.subprocess.Popen", refuse)
+    assert Supervisor(bench.config, bench.store, ["grade"], name="n").run(stop) == 0
+
+    assert tried[1] - tried[0] >= FIRST_DELAY_S
+    assert "cannot be started (Resource temporarily unavailable)" in output.getvalue()
+    bench.store.close()
 
 
 def test_a_demonstration_is_not_sent_to_another_machine_unless_the_site_says_so(tmp_path: Path) -> None:
