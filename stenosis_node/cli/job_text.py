@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,18 @@ from stenosis_node.domain import JobState
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stenosis_node.cli.findings import Outcomes
     from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary, ResultSummary
 
 UID_CHARACTERS = 24
 """A longer UID is shortened in the middle where many jobs share a table."""
 
 
-def jobs_table(summaries: Iterable[JobSummary]) -> Table:
+Headlines = Mapping[int, str]
+"""By number of the job: what was found, in a few words."""
+
+
+def jobs_table(summaries: Iterable[JobSummary], headlines: Headlines) -> Table:
     """One row per job."""
     rows = (
         (
@@ -28,17 +33,22 @@ def jobs_table(summaries: Iterable[JobSummary]) -> Table:
             local_time(job.state_since),
             str(job.n_instances),
             _short(job.study_instance_uid),
-            activity(job),
+            with_headline(job, headlines.get(job.id)),
         )
         for job in summaries
     )
     return table((">Job", "=State", "=Since", ">Images", "=Study", "What"), rows)
 
 
-def follow_line(job: JobSummary) -> str:
+def follow_line(job: JobSummary, headline: str | None) -> str:
     """One line of ``jobs --follow``."""
-    now = local_time(datetime.now(UTC))
-    return f"{now}  job {job.id}  {job.state:<9}  {job.n_instances} images  {job.study_instance_uid}  {activity(job)}"
+    now, what = local_time(datetime.now(UTC)), with_headline(job, headline)
+    return f"{now}  job {job.id}  {job.state:<9}  {job.n_instances} images  {job.study_instance_uid}  {what}"
+
+
+def with_headline(job: JobSummary, headline: str | None) -> str:
+    """What the job does, and what was found."""
+    return "; ".join(part for part in (activity(job), headline) if part)
 
 
 def activity(job: JobSummary) -> str:
@@ -64,8 +74,11 @@ def _waiting(job: JobSummary, now: datetime) -> str:
     return "waits for the grading process"
 
 
-def job_sections(detail: JobDetail) -> Iterator[str | Table]:
-    """Everything about a job, top to bottom."""
+def job_sections(detail: JobDetail, outcomes: Mapping[str, Outcomes | None]) -> Iterator[str | Table]:
+    """Everything about a job, top to bottom.
+
+    outcomes  by the ``chosen_key`` of each result; None: not stored any more
+    """
     job = detail.job
     yield f"Job {job.id}: {job.state} since {local_time(job.state_since)}"
     yield f"Study {job.study_instance_uid}, {job.n_instances} images, last at {local_time(job.last_instance_at)}"
@@ -81,17 +94,21 @@ def job_sections(detail: JobDetail) -> Iterator[str | Table]:
     yield ""
     for result in detail.results:
         yield f"Result, revision {result.revision}: {_made(result)}; made {local_time(result.created_at)}"
+        found = outcomes.get(result.chosen_key)
+        yield f"Slices: {found.sentence() if found else 'what was found is not stored here any more'}"
     for delivery in detail.deliveries:
         yield from _delivery_sections(delivery, detail)
 
 
 def _made(result: ResultSummary) -> str:
-    """How many documents of each kind; the same report in another SOP class counts once."""
-    forms = Counter((document.kind.value, document.sop_class_uid) for document in result.documents)
-    counts: dict[str, int] = {}
-    for (kind, _), count in forms.items():
-        counts[kind] = max(count, counts.get(kind, 0))
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    """How many documents, and how many of each kind; the same report in another SOP class is an alternative."""
+    from stenosis_node.jobs import split_alternatives
+
+    documents, alternatives = split_alternatives(result.documents)
+    counts = Counter(document.kind.value for document in documents)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    other = f"; the report also in {len(alternatives)} other SOP classes" if alternatives else ""
+    return f"{len(documents)} documents ({kinds}{other})"
 
 
 def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator[str | Table]:

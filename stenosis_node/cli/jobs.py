@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stenosis_node.cli.findings import Outcomes, read_outcomes
 from stenosis_node.cli.job_text import follow_line, job_sections, jobs_table
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
@@ -19,7 +20,7 @@ from stenosis_node.domain import JobState
 from stenosis_node.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stenosis_node.jobs import JobDetail, JobStore, JobSummary
+    from stenosis_node.jobs import JobDetail, JobStore, JobSummary, ResultSummary
 
 POLL_S = 1.0
 
@@ -37,30 +38,50 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs, newest first."""
-    with open_store(load_config(config)) as store:
-        found = store.list_jobs(states=state or None, study=study, limit=limit)
-        if follow:
-            for summary in _changes(store, states=state, study=study, limit=limit):
-                if as_json:
-                    print_json(summary, indent=None)
-                else:
-                    say(follow_line(summary))
-        elif as_json:
-            print_json({"jobs": plain(found)})
-        elif found:
-            show(jobs_table(found))
-        else:
-            complain("no jobs" if state is None and study is None else "no jobs match")
+    settings = load_config(config)
+    with suppress(NoDatabase), open_store(settings) as store:
+        _list(store, settings, state, study, limit, follow=follow, as_json=as_json)
+        return
+    if as_json:
+        print_json({"jobs": []})
+    complain(f"no jobs: {settings.spool} holds no job database yet; 'stenosis-node serve' makes it")
+
+
+def _list(
+    store: JobStore,
+    settings: Config,
+    state: list[JobState] | None,
+    study: str | None,
+    limit: int,
+    *,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    found = store.list_jobs(states=state or None, study=study, limit=limit)
+    if follow:
+        for summary in _changes(store, states=state, study=study, limit=limit):
+            if as_json:
+                print_json(summary, indent=None)
+            else:
+                say(follow_line(summary, _headline(summary, store, settings)))
+    elif as_json:
+        print_json({"jobs": plain(found)})
+    elif found:
+        headlines = {summary.id: _headline(summary, store, settings) for summary in found}
+        show(jobs_table(found, {number: text for number, text in headlines.items() if text}))
+    else:
+        complain("no jobs" if state is None and study is None else "no jobs match")
 
 
 def job(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
     """Show everything known about one job: steps, series and why, what was sent, what the peer answered."""
-    with open_store(load_config(config)) as store:
-        detail = find_job(store, name)
+    settings = load_config(config)
+    with open_job(settings, name) as (_, detail):
+        outcomes = {result.chosen_key: read_outcomes(settings.spool, result.chosen_key) for result in detail.results}
     if as_json:
-        print_json(detail)
+        print_json({**plain(detail), "results": [_result_json(result, outcomes) for result in detail.results]})
         return
-    for section in job_sections(detail):
+    for section in job_sections(detail, outcomes):
         if isinstance(section, str):
             say(section)
         else:
@@ -69,25 +90,31 @@ def job(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> No
 
 def retry(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
     """Try again now, from where the job stopped. A complete result is never graded again."""
-    with open_store(load_config(config)) as store:
-        detail = find_job(store, name)
+    with open_job(load_config(config), name) as (store, detail):
         state = store.retry(detail.job.id)
-    _confirm(detail, state, as_json)
+    if as_json or state is not detail.job.state:
+        _confirm(detail, state, as_json)
+    else:
+        step = "grading" if state is JobState.RECEIVED else "delivery"
+        say(f"job {detail.job.id} is {state}: {step} is tried again now")
 
 
 def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
     """Stop a job. What was delivered stays delivered; `retry` undoes it."""
-    with open_store(load_config(config)) as store:
-        detail = find_job(store, name)
+    with open_job(load_config(config), name) as (store, detail):
         store.cancel(detail.job.id)
     _confirm(detail, JobState.CANCELLED, as_json)
 
 
+class NoDatabase(ConfigError):
+    """There is no job database yet: `serve` has never run."""
+
+
 @contextmanager
 def open_store(config: Config) -> Iterator[JobStore]:
-    """The job database, which only `serve` creates. Raises ConfigError when it is not there yet."""
+    """The job database, which only `serve` creates. Raises NoDatabase when it is not there yet."""
     if config.jobs.database_url is None and not (config.spool / "jobs.db").exists():
-        raise ConfigError(f"{config.spool} holds no job database yet; start 'stenosis-node serve' once")
+        raise NoDatabase(f"{config.spool} holds no job database yet; start 'stenosis-node serve' once")
     from stenosis_node.jobs import JobStore
 
     store = JobStore(config.database_url)
@@ -97,12 +124,35 @@ def open_store(config: Config) -> Iterator[JobStore]:
         store.close()
 
 
-def find_job(store: JobStore, name: str) -> JobDetail:
-    """A job by number or Study Instance UID. Raises NotFound."""
-    detail = store.job(name)
-    if detail is None:
-        raise NotFound(f"no job {name}; 'stenosis-node jobs' lists them")
-    return detail
+@contextmanager
+def open_job(config: Config, name: str) -> Iterator[tuple[JobStore, JobDetail]]:
+    """The database and a job in it, by number or Study Instance UID. Raises NotFound."""
+    try:
+        with open_store(config) as store:
+            detail = store.job(name)
+            if detail is None:
+                raise NotFound(f"no job {name}; 'stenosis-node jobs' lists them")
+            yield store, detail
+    except NoDatabase as error:
+        raise NotFound(f"no job {name}: {error}") from None
+
+
+def _headline(job: JobSummary, store: JobStore, config: Config) -> str | None:
+    """What was found in the latest result of a job, in a few words; None without one."""
+    if job.state not in (JobState.GRADED, JobState.DELIVERED) and job.failed_in != "deliver":
+        return None
+    detail = store.job(job.id)
+    latest = detail.results[-1:] if detail is not None else ()
+    outcomes = [read_outcomes(config.spool, result.chosen_key) for result in latest]
+    return next((found.headline() for found in outcomes if found is not None), None)
+
+
+def _result_json(result: ResultSummary, outcomes: Mapping[str, Outcomes | None]) -> dict[str, Any]:
+    from stenosis_node.jobs import split_alternatives
+
+    documents, alternatives = split_alternatives(result.documents)
+    counted = {"documents": documents, "alternatives": alternatives, "slices": outcomes[result.chosen_key]}
+    return {**plain(result), **plain(counted)}
 
 
 def _confirm(detail: JobDetail, state: JobState, as_json: bool) -> None:

@@ -25,6 +25,7 @@ from stenosis_node.jobs.records import (
     Step,
     StoredInstance,
     Touch,
+    split_alternatives,
 )
 from stenosis_node.jobs.retention import Retention
 
@@ -48,6 +49,7 @@ __all__ = [
     "Step",
     "StoredInstance",
     "Touch",
+    "split_alternatives",
 ]
 
 

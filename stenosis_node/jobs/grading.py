@@ -22,6 +22,7 @@ from stenosis_node.jobs.records import (
     PreviousResult,
     Step,
     StoredInstance,
+    split_alternatives,
 )
 from stenosis_node.jobs.schema import delivery, document, instance, job, result, series
 
@@ -184,7 +185,9 @@ class Grading(Database):
                     )
                 )
             set_job(connection, row.id, revision=revision, **done)
-            sentence = f"revision {revision} graded: {len(documents)} documents for {len(peers)} peers"
+            n_documents = len(split_alternatives(documents)[0])
+            to = f"{len(peers)} peer{'' if len(peers) == 1 else 's'}"
+            sentence = f"revision {revision} graded: {n_documents} documents for {to}"
             add_event(connection, row.id, now, EventKind.GRADED, sentence)
             return settle(connection, row.id, now)
 

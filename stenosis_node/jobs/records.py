@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -131,6 +132,16 @@ class DocumentRow:
     sop_class_uid: str
     series_instance_uid: str
     kind: DocumentKind
+
+
+def split_alternatives(documents: Sequence[DocumentRow]) -> tuple[tuple[DocumentRow, ...], tuple[DocumentRow, ...]]:
+    """The documents of a result, and its report in the SOP classes that a peer gets only when it refuses the first.
+
+    Of the SR classes the one with the highest UID, Comprehensive 3D before Comprehensive before Enhanced, is the first.
+    """
+    reports = [row for row in documents if row.kind is DocumentKind.SR]
+    others = tuple(sorted(reports, key=lambda row: row.sop_class_uid, reverse=True)[1:])
+    return tuple(row for row in documents if row not in others), others
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,30 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from stenosis_node.domain import JobState
-from stenosis_node.jobs import JobStore
-from tests.unit.cli.conftest import NOON, Run, receive, study_uid
+from stenosis_node.domain import (
+    BundleIdentity,
+    BundleStatus,
+    CanalNotFound,
+    CordSlice,
+    DocumentKind,
+    Grade,
+    GradedSlice,
+    JobState,
+    NotGradable,
+    PixelBox,
+    SeriesFindings,
+    SliceRef,
+    StudyFindings,
+    Unreadable,
+)
+from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
+from stenosis_node.spool import Spool
+from tests.unit.cli.conftest import NOON, Run, documents, later, receive, study_uid
 
 pytestmark = pytest.mark.usefixtures("filled")
 
@@ -181,3 +197,108 @@ def test_many_jobs_need_little_time(spawn: Run, config: Path, store: JobStore) -
     assert done.code == 0
     assert len([line for line in done.out.splitlines() if " received " in line]) == 50
     assert spent.ru_utime - cpu.ru_utime < 2.5  # torch alone would take longer
+
+
+# --------------------------------------------------------------------------- what was found
+
+REF = SliceRef("1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.3", None)
+BOX = PixelBox(1, 2, 3, 4)
+SCORES = dict.fromkeys(Grade, 0.25)
+FOUND = (
+    CordSlice(REF, 0, BOX, 0.9, 0.9),
+    GradedSlice(REF, 0, BOX, 0.9, 0.9, Grade.A, SCORES),
+    GradedSlice(REF, 0, BOX, 0.9, 0.9, Grade.A, SCORES),
+    GradedSlice(REF, 0, BOX, 0.9, 0.9, Grade.C, SCORES),
+    NotGradable(REF, 1, "low score", BOX, 0.9),
+    CanalNotFound(REF, 1, 0.2),
+    Unreadable(REF, 1, "cut short"),
+)
+
+
+@pytest.fixture
+def found(config: Path, tmp_path: Path) -> None:
+    """The findings behind the results of the queue."""
+    bundle = BundleIdentity("b", "1", BundleStatus.DEMONSTRATION, "d" * 64, "tests")
+    findings = StudyFindings(study_uid(1), (SeriesFindings("1.2", FOUND),), bundle, "0")
+    Spool(tmp_path / "spool").put_findings("c" * 64, findings.to_json())
+
+
+@pytest.mark.usefixtures("found")
+def test_job_counts_the_slices_of_a_result(run: Run, config: Path) -> None:
+    text = " ".join(run("job", "1", "-c", config).out.split())
+    counts = "3 graded (A 2, C 1); 1 cord; 1 canal not found; 1 not gradable: low score; 1 unreadable: cut short"
+    assert f"Slices: {counts}" in text
+    assert run("job", "1", "-c", config, "--json").json["results"][0]["slices"] == {
+        "graded": {"A": 2, "B": 0, "C": 1, "D": 0},
+        "cord": 1,
+        "canal_not_found": 1,
+        "not_gradable": {"low score": 1},
+        "unreadable": {"cut short": 1},
+    }
+
+
+@pytest.mark.usefixtures("found")
+def test_jobs_shows_the_worst_grade_and_what_has_none(run: Run, config: Path) -> None:
+    rows = _rows(run("jobs", "-c", config).out)
+    said = [" ".join(line[76:].strip() for line in part) for part in rows]
+    assert said[-1] == "worst grade C, 1 canal not found, 1 not gradable, 1 unreadable"
+    assert "worst grade" not in said[1]  # failed in grading
+
+
+def test_findings_that_were_deleted_are_said_to_be(run: Run, config: Path) -> None:
+    assert "not stored here any more" in run("job", "1", "-c", config).out
+    assert run("job", "1", "-c", config, "--json").json["results"][0]["slices"] is None
+
+
+def test_alternatives_of_the_report_are_not_counted_as_documents(run: Run, config: Path, store: JobStore) -> None:
+    job_id = receive(store, 6)
+    lease = store.claim(JobState.RECEIVED, worker="grade-1", lease_s=60, max_attempts=3, now=later(3600))
+    assert lease is not None
+    rows = [
+        DocumentRow(
+            sop_instance_uid=f"2.25.{number}",
+            sop_class_uid=f"1.2.840.10008.5.1.4.1.1.88.{sr}",
+            series_instance_uid="2.25.9",
+            kind=DocumentKind.SR,
+        )
+        for number, sr in ((1, 22), (2, 34), (3, 33))
+    ]
+    peers = [PeerSpec("pacs"), PeerSpec("second")]
+    made = [*documents(7)[:2], *rows]
+    store.advance_graded(lease, result_key="a" * 64, chosen_key="b" * 64, documents=made, peers=peers)
+    text = " ".join(run("job", job_id, "-c", config).out.split())
+    assert "3 documents for 2 peers" in text
+    assert "3 documents (1 sc, 1 sc-overview, 1 sr; the report also in 2 other SOP classes)" in text
+    (result,) = run("job", job_id, "-c", config, "--json").json["results"]
+    assert len(result["documents"]) == 3
+    assert "2.25.2" in {row["sop_instance_uid"] for row in result["documents"]}
+    assert [row["sop_instance_uid"] for row in result["alternatives"]] == ["2.25.3", "2.25.1"]
+
+
+# --------------------------------------------------------------------------- retry, and before the first serve
+
+
+def test_retry_of_a_job_that_waits_in_delivery_says_what_happens_now(run: Run, config: Path, store: JobStore) -> None:
+    run("retry", "2", "-c", config)
+    now = datetime.now(UTC)
+    lease = store.claim_delivery("pacs", worker="deliver-1", lease_s=60, max_attempts=3, now=now)
+    assert lease is not None
+    store.retry_delivery_later(lease, retry_at=now + timedelta(hours=1), sentence="away", max_attempts=3, now=now)
+    assert run("retry", "2", "-c", config).out == "job 2 is graded: delivery is tried again now\n"
+
+
+@pytest.mark.parametrize("verb", ["job", "retry", "cancel"])
+def test_before_the_first_serve_there_is_no_job(run: Run, config: Path, tmp_path: Path, verb: str) -> None:
+    config.write_text(config.read_text(encoding="utf-8").replace('"spool"', '"new"'), encoding="utf-8")
+    done = run(verb, "1", "-c", config)
+    assert done.code == 3
+    assert "start 'stenosis-node serve' once" in done.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_before_the_first_serve_the_list_is_empty(run: Run, config: Path) -> None:
+    config.write_text(config.read_text(encoding="utf-8").replace('"spool"', '"new"'), encoding="utf-8")
+    done = run("jobs", "-c", config)
+    assert (done.code, done.out) == (0, "")
+    assert "no job database yet" in done.err
+    assert run("jobs", "-c", config, "--json").json == {"jobs": []}
