@@ -13,6 +13,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from stenosis_node.domain import (
     BundleStatus,
+    Content,
     CordSlice,
     Document,
     DocumentKind,
@@ -90,13 +91,13 @@ def _panel(draw: ImageDraw.ImageDraw, entry: Entry, left: int, top: int) -> None
                 render.draw_lines(draw, lines, (left + 92, top + 56), 15, ACCENT)
             y = render.draw_lines(draw, ["network score"], (left, top + 148), 17, MUTED)
             y = render.draw_bars(draw, finding.scores, finding.grade, (left, y + 2), width, step=24)
-            _content(draw, "nerve rootlets", finding.content_score, finding.box_score, (left, y + 10))
+            _content(draw, wording.CONTENT[Content.ROOTLET], finding.content_score, finding.box_score, (left, y + 10))
         case CordSlice():
             draw.text((left, top), "canal content", fill=MUTED, font=render.font(18))
-            draw.text((left - 2, top + 20), "cord", fill=ACCENT, font=render.font(84))
-            lines = render.wrapped("spinal cord level: Schizas grades do not apply", width, 18)
-            render.draw_lines(draw, lines, (left, top + 140), 18, INK)
-            _content(draw, "spinal cord", finding.content_score, finding.box_score, (left, top + 280))
+            y = render.draw_lines(draw, wording.CONTENT[Content.CORD].split(), (left - 2, top + 20), 46, ACCENT)
+            lines = render.wrapped("Schizas grades do not apply", width, 18)
+            render.draw_lines(draw, lines, (left, y + 10), 18, INK)
+            _content(draw, wording.CONTENT[Content.CORD], finding.content_score, finding.box_score, (left, top + 280))
         case NotGradable():
             draw.text((left, top), "Schizas grade", fill=MUTED, font=render.font(18))
             y = render.draw_lines(draw, ["not", "gradable"], (left - 2, top + 20), 46, ACCENT)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from io import BytesIO
+from typing import Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -18,6 +20,10 @@ from stenosis_node.errors import PermanentError
 from stenosis_node.report import codes, readback, wording
 from stenosis_node.report.readback import Item, Ref
 
+THUMBNAIL_WIDTH: Final = 480
+CONTENT_WORDS: Final = {code.value: wording.CONTENT[content] for content, code in codes.CONTENT_VALUE.items()}
+GRADE_LETTERS: Final = {code.value: grade.value for grade, code in codes.SCHIZAS_VALUE.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -26,10 +32,10 @@ class Row:
     image: str
     result: str
     grade: str
-    scores: tuple[tuple[str, float, bool], ...]
-    """(grade letter, percent, whether it is the predicted one)."""
+    scores: tuple[tuple[str, str, bool], ...]
+    """(grade letter, score in words, whether it is the predicted one)."""
     content: str
-    canal: float | None
+    canal: str
     note: str
     anchor: str
 
@@ -49,7 +55,7 @@ def capture_png(document: Document) -> bytes:
     """PNG of a Secondary Capture. Raises PermanentError for a document without RGB pixels."""
     if document.kind not in (DocumentKind.SC, DocumentKind.SC_OVERVIEW):
         raise PermanentError(f"{document.kind} {document.sop_instance_uid} is no picture")
-    return _png(readback.read(document))
+    return _encoded(_image(readback.read(document)), "PNG", compress_level=4)
 
 
 def render_html(documents: Sequence[Document]) -> str:
@@ -68,7 +74,7 @@ def render_html(documents: Sequence[Document]) -> str:
         demonstration=str(ds.get("SeriesDescription", "")).startswith(wording.DEMO_SERIES),
         summary=summary.text if summary else "",
         letter=_letter(overall),
-        facts=_facts(ds),
+        facts=_facts(ds, str(equipment.get("ContributionDateTime") or "")),
         slabs=[i.text for q in root.named(codes.QUALITATIVE) for i in q.named(codes.SLAB_RESULT)],
         rule=" ".join(i.text for q in root.named(codes.QUALITATIVE) for i in q.named(codes.RULE)),
         rows=_rows(root, anchors),
@@ -96,12 +102,27 @@ def _template() -> Template:
     return environment.get_template("template.html")
 
 
-def _png(ds: Dataset) -> bytes:
+def _image(ds: Dataset) -> Image.Image:
     shape = int(ds.Rows), int(ds.Columns), 3
     pixels = np.frombuffer(ds.PixelData, np.uint8, shape[0] * shape[1] * 3).reshape(shape)
+    return Image.fromarray(pixels)
+
+
+def _encoded(image: Image.Image, form: str, **options: int) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def _source(image: Image.Image, document: Document) -> str:
+    """``data:`` URL: the overview without loss, a key image in full size, any other image reduced."""
+    if document.kind is DocumentKind.SC_OVERVIEW:
+        form, content = "png", _encoded(image, "PNG", compress_level=9)
+    else:
+        if not document.key:
+            image.thumbnail((THUMBNAIL_WIDTH, image.height), Image.Resampling.LANCZOS)
+        form, content = "jpeg", _encoded(image, "JPEG", quality=88, subsampling=0)
+    return f"data:image/{form};base64,{b64encode(content).decode('ascii')}"
 
 
 def _pictures(documents: Sequence[Document]) -> tuple[list[Picture], dict[Ref, str]]:
@@ -114,12 +135,12 @@ def _pictures(documents: Sequence[Document]) -> tuple[list[Picture], dict[Ref, s
         anchor = "overview" if document.kind is DocumentKind.SC_OVERVIEW else f"image-{ds.InstanceNumber}"
         if document.kind is DocumentKind.SC:
             anchors[readback.reference(ds.SourceImageSequence[0])] = anchor
-        source = "data:image/png;base64," + b64encode(_png(ds)).decode("ascii")
+        source = _source(_image(ds), document)
         pictures.append(Picture(anchor, str(ds.get("ImageComments", "")), source, document.key))
     return pictures, anchors
 
 
-def _facts(ds: Dataset) -> list[tuple[str, str]]:
+def _facts(ds: Dataset, contributed: str) -> list[tuple[str, str]]:
     day = str(ds.get("StudyDate") or "")
     born = str(ds.get("PatientBirthDate") or "")
     facts = [
@@ -129,7 +150,7 @@ def _facts(ds: Dataset) -> list[tuple[str, str]]:
         ("Sex", str(ds.get("PatientSex") or "")),
         ("Study", " ".join(t for t in (_day(day), str(ds.get("StudyDescription") or "")) if t)),
         ("Accession", str(ds.get("AccessionNumber") or "")),
-        ("Report", f"{_day(str(ds.get('ContentDate') or ''))} {_clock(str(ds.get('ContentTime') or ''))}"),
+        ("Report", _made(ds, contributed)),
     ]
     return [(name, value) for name, value in facts if value.strip()]
 
@@ -138,14 +159,23 @@ def _day(text: str) -> str:
     return f"{text[:4]}-{text[4:6]}-{text[6:8]}" if len(text) == 8 else text
 
 
+def _made(ds: Dataset, contributed: str) -> str:
+    """When the report was made. Its own date has no zone; that of our contribution has one when we wrote it."""
+    try:
+        zone = datetime.strptime(contributed, "%Y%m%d%H%M%S%z").tzname() or ""
+    except ValueError:
+        zone = "time of the node"
+    clock = _clock(str(ds.get("ContentTime") or ""))
+    return f"{_day(str(ds.get('ContentDate') or ''))} {clock} ({zone})" if clock else ""
+
+
 def _clock(text: str) -> str:
     return f"{text[:2]}:{text[2:4]}" if len(text) >= 4 else text
 
 
 def _letter(item: Item | None) -> str:
     """The letter of a grade's code, ``-`` for no grade."""
-    values = {c.value: g.value for g, c in codes.SCHIZAS_VALUE.items()}
-    return values.get(item.code[0], "-") if item is not None and item.code is not None else "-"
+    return GRADE_LETTERS.get(item.code[0], "-") if item is not None and item.code is not None else "-"
 
 
 def _rows(root: Item, anchors: dict[Ref, str]) -> list[Row]:
@@ -160,7 +190,7 @@ def _rows(root: Item, anchors: dict[Ref, str]) -> list[Row]:
         words = item.first(codes.COMMENT)
         image, _, result = (words.text if words else "").partition(": ")
         for ref in (ref for child in item.children for ref in child.refs):
-            found[ref] = Row(image, result, "-", (), "", None, item.code[2] if item.code else "", "")
+            found[ref] = Row(image, result, "-", (), "", "", item.code[2] if item.code else "", "")
     order = [ref for lib in root.named(codes.IMAGE_LIBRARY) for item in lib.walk() for ref in item.refs]
     return [found[ref] for ref in order if ref in found]
 
@@ -169,11 +199,11 @@ def _group_row(group: Item, anchor: str) -> Row:
     label, outcome, content = (group.first(n) for n in (codes.TRACKING_ID, codes.OUTCOME, codes.CONTENT))
     image, _, result = (label.text if label else "").partition(": ")
     letter = _letter(group.first(codes.SCHIZAS))
-    scores = tuple(
-        (grade.value, item.number, grade.value == letter)
+    scores = {
+        grade.value: item.number / 100
         for grade in Grade
         if (item := group.first(codes.GRADE_SCORE[grade])) is not None and item.number is not None
-    )
+    }
     canal = group.first(codes.CANAL_SCORE)
     mark, comment = group.first(codes.AGREEMENT), group.first(codes.COMMENT)
     notes = [mark.code[2] if mark is not None and mark.code else "", comment.text if comment else ""]
@@ -183,9 +213,9 @@ def _group_row(group: Item, anchor: str) -> Row:
         image=image,
         result=result,
         grade=letter,
-        scores=scores,
-        content=content.code[2] if content is not None and content.code else "",
-        canal=canal.number if canal else None,
+        scores=tuple((grade, words, grade == letter) for grade, words in wording.shares(scores).items()),
+        content=CONTENT_WORDS.get(content.code[0], content.code[2]) if content is not None and content.code else "",
+        canal=wording.percent(canal.number / 100) if canal is not None and canal.number is not None else "",
         note="; ".join(n for n in notes if n),
         anchor=anchor,
     )

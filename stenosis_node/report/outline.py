@@ -68,9 +68,9 @@ class Slab:
         if self.worst is None:
             return f"{name}: not graded, {wording.NO_EXCLUSION}; {outcome_words(self.entries)}."
         mark = f", {wording.ISOLATED}" if self.worst.isolated else ""
-        score = wording.percent(score_of(self.worst))
         return (
-            f"{name}: worst Schizas {self.grade} on image {self.worst.number} (network score {score}{mark}); "
+            f"{name}: worst Schizas {self.grade} on image {self.worst.number} (network score {score_words(self.worst)}"
+            f"{mark}); "
             f"{graded} of {len(self.entries)} images graded."
         )
 
@@ -112,7 +112,7 @@ class Outline:
         others = f"; {outcome_words(rest)}" if rest else ""
         return (
             f"{lead}{wording.NOT_VERIFIED}. Worst Schizas grade {grade_of(self.worst)} on {self.worst.place} "
-            f"(network score {wording.percent(score_of(self.worst))}{mark}); "
+            f"(network score {score_words(self.worst)}{mark}); "
             f"{graded} of {len(self.entries)} images graded{others}."
         )
 
@@ -125,6 +125,12 @@ def grade_of(entry: Entry) -> Grade | None:
 def score_of(entry: Entry) -> float:
     """Network score of the predicted grade; 0 when the entry was not graded."""
     return entry.finding.scores[entry.finding.grade] if isinstance(entry.finding, GradedSlice) else 0.0
+
+
+def score_words(entry: Entry) -> str:
+    """Network score of the predicted grade for a reader, as beside the scores of the other grades."""
+    finding = entry.finding
+    return wording.shares(finding.scores)[finding.grade] if isinstance(finding, GradedSlice) else wording.percent(0.0)
 
 
 def result_words(entry: Entry) -> str:

@@ -18,7 +18,7 @@ from stenosis_node.domain import (
     finding_box,
 )
 from stenosis_node.report import render, wording
-from stenosis_node.report.outline import Entry, Outline, Slab, grade_of, score_of
+from stenosis_node.report.outline import Entry, Outline, Slab, grade_of, score_words
 from stenosis_node.report.render import ACCENT, CARD, INK, MUTED, PAPER, TRACK
 from stenosis_node.report.source import SourceImage
 
@@ -40,6 +40,10 @@ LEGEND: Final = (
     "- no canal located",
     "x not readable",
 )
+NOTES: Final = (
+    "Each slab: its most severe image, the network scores of that image (not probabilities), and all its images.",
+    "Slabs are counted from head to foot; no disc level is named.",
+)
 
 
 def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage]) -> Image.Image:
@@ -54,16 +58,17 @@ def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage]) -> Ima
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     render.draw_banner(draw, width, outline.status)
-    _header(draw, outline, banner, width)
+    order = "from head to foot" + (", row by row" if columns > 1 else "")
+    _header(draw, outline, banner, width, order)
     for i, slab in enumerate(slabs):
-        column, row = divmod(i, rows)
+        row, column = divmod(i, columns)
         left = MARGIN + column * (CARD_WIDTH + MARGIN)
         _card(page, draw, slab, sources, (left, banner + HEADER + row * (CARD_HEIGHT + MARGIN), card))
     _footer(draw, width, height)
     return page
 
 
-def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int) -> None:
+def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int, order: str) -> None:
     grade = grade_of(outline.worst) if outline.worst else None
     letter = grade.value if grade else "-"
     draw.text((MARGIN, top + 4), letter, fill=ACCENT, font=render.font(96))
@@ -71,16 +76,14 @@ def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int) -
     title = "Worst Schizas grade" if grade else "No Schizas grade could be given"
     draw.text((left, top + 16), title, fill=INK, font=render.font(28))
     where = (
-        f"{outline.worst.place}, network score {wording.percent(score_of(outline.worst))}"
-        if outline.worst
-        else wording.NO_EXCLUSION
+        f"{outline.worst.place}, network score {score_words(outline.worst)}" if outline.worst else wording.NO_EXCLUSION
     )
     if outline.worst and outline.worst.isolated:
         where += f", {wording.ISOLATED}"
     draw.text((left, top + 54), where, fill=INK if grade else ACCENT, font=render.font(20))
     draw.text((left, top + 82), _counts(outline), fill=MUTED, font=render.font(18))
     draw.text((width - MARGIN, top + 18), wording.NOT_VERIFIED, fill=INK, font=render.font(22), anchor="ra")
-    draw.text((width - MARGIN, top + 82), "from head to foot", fill=MUTED, font=render.font(18), anchor="ra")
+    draw.text((width - MARGIN, top + 82), f"slabs {order}", fill=MUTED, font=render.font(18), anchor="ra")
 
 
 def _counts(outline: Outline) -> str:
@@ -185,8 +188,4 @@ def _cell(finding: SliceFinding) -> str:
 def _footer(draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
     legend = "   ".join(LEGEND)
     draw.text((MARGIN, height - FOOTER + 6), legend, fill=INK, font=render.font(18))
-    note = (
-        "Each slab: its most severe image, the network scores of that image (not probabilities), and all its images "
-        "from head to foot. Slabs are counted, no disc level is named."
-    )
-    render.draw_lines(draw, render.wrapped(note, width - 2 * MARGIN, 16), (MARGIN, height - FOOTER + 32), 16, MUTED)
+    render.draw_lines(draw, NOTES, (MARGIN, height - FOOTER + 32), 16, MUTED)

@@ -177,7 +177,8 @@ def draw_bars(
     """Bars of the four grades under each other. Returns the y below them."""
     left, top = place
     text = font(size)
-    bar_left, bar_right = left + size + 8, left + width - round(2.9 * size)
+    bar_left, bar_right = left + size + 8, left + width - round(3.2 * size)
+    words = wording.shares({grade: scores.get(grade, 0.0) for grade in Grade})
     for i, grade in enumerate(Grade):
         y = top + i * step
         colour = INK if grade is chosen else MUTED
@@ -188,7 +189,7 @@ def draw_bars(
         filled = bar_left + round((bar_right - bar_left) * min(max(score, 0.0), 1.0))
         if filled > bar_left:
             draw.rectangle((bar[0], bar[1], filled, bar[3]), fill=ACCENT if grade is chosen else MUTED)
-        draw.text((left + width, y), wording.percent(score), fill=colour, font=text, anchor="ra")
+        draw.text((left + width, y), words[grade], fill=colour, font=text, anchor="ra")
     return top + 4 * step
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
-from stenosis_node.domain import BundleStatus
+from stenosis_node.domain import BundleStatus, Content
+
+Key = TypeVar("Key")
 
 ALGORITHM: Final = "stenosis-node"
 """Algorithm Name, Device Observer Model Name and Manufacturer's Model Name: one thing, one name (IHE AI Results)."""
@@ -16,6 +19,8 @@ REPORT_SERIES: Final = "AI stenosis report"
 CAPTURE_SERIES: Final = "AI stenosis images"
 NO_EXCLUSION: Final = "this does not exclude stenosis"
 ISOLATED: Final = "isolated slice"
+CONTENT: Final = {Content.ROOTLET: "nerve rootlets", Content.CORD: "spinal cord"}
+"""What the canal holds, for people; coded values keep the meanings of their standard."""
 
 BANNER: Final = {
     BundleStatus.DEMONSTRATION: "demonstration weights - not for clinical use",
@@ -42,10 +47,29 @@ def series_description(kind: str, status: BundleStatus, revision: int, supersede
 
 
 def percent(score: float) -> str:
-    """A network score for a reader: whole percent, never a false 0 or 100."""
-    value = 100 * score
-    if value >= 99.5:
+    """A network score (0 to 1) for a reader: whole percent, never a false 0 or 100."""
+    return _words(round(_hundredths(score) / 100))
+
+
+def shares(scores: Mapping[Key, float]) -> dict[Key, str]:
+    """Scores (0 to 1) that share one whole, for a reader: whole percents that sum as the scores do, mostly to 100.
+
+    What rounding down leaves over goes to the largest remainders, among equals to the higher score.
+    """
+    exact = {key: _hundredths(score) for key, score in scores.items()}
+    whole = {key: value // 100 for key, value in exact.items()}
+    left = round(sum(exact.values()) / 100) - sum(whole.values())
+    for key in sorted(exact, key=lambda k: (exact[k] % 100, exact[k]), reverse=True)[:left]:
+        whole[key] += 1
+    return {key: _words(value) for key, value in whole.items()}
+
+
+def _hundredths(score: float) -> int:
+    """Hundredths of a percent, the precision of the SR: a page made from it shows the same words."""
+    return round(10_000 * score)
+
+
+def _words(whole: int) -> str:
+    if whole >= 100:
         return ">99 %"
-    if value < 0.5:
-        return "<1 %"
-    return f"{value:.0f} %"
+    return f"{whole} %" if whole > 0 else "<1 %"

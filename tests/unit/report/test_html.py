@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from stenosis_node.domain import DocumentKind
 from stenosis_node.errors import PermanentError
-from stenosis_node.report import capture_png, compose, render_html
+from stenosis_node.report import capture_png, compose, readback, render_html
 
 from . import mr_study
 from .conftest import Result
@@ -70,7 +70,7 @@ def page(text: str) -> Page:
 
 def test_the_page_needs_nothing_else(page: Page, text: str, good: Result) -> None:
     assert len(page.loaded) == 10
-    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in page.loaded)
     assert "<script" not in text
     with Image.open(BytesIO(b64decode(page.loaded[0].split(",")[1]))) as first:
         assert first.tobytes() == Image.open(BytesIO(capture_png(good.documents[0]))).tobytes()
@@ -80,7 +80,8 @@ def test_every_image_has_its_row_from_head_to_foot(page: Page) -> None:
     rows = [row for row in page.rows if row]
     assert [row[0].split(",")[0] for row in rows] == [f"Image {i} of 11" for i in range(1, 12)]
     assert [row[1] for row in rows] == ["-", "-", "A", "A", "C", "A", "-", "B", "D", "-", "-"]
-    assert rows[2][2:6] == ["83.0 %", "5.7 %", "5.7 %", "5.7 %"]
+    assert rows[2][2:8] == ["83 %", "6 %", "6 %", "5 %", "nerve rootlets", "98 %"]
+    assert rows[0][3] == "spinal cord"
     assert "Isolated slice" in rows[4][-1]
     assert "does not exclude stenosis" in rows[6][-1]
     assert "could not be read" in rows[10][2]
@@ -89,6 +90,32 @@ def test_every_image_has_its_row_from_head_to_foot(page: Page) -> None:
 def test_links_lead_to_pictures(page: Page) -> None:
     assert len(page.links) == 9
     assert page.links <= page.ids
+
+
+def test_key_images_keep_their_size_and_the_others_are_reduced(page: Page, text: str, good: Result) -> None:
+    shown = {}
+    for source in page.loaded:
+        with Image.open(BytesIO(b64decode(source.split(",")[1]))) as picture:
+            shown[source] = picture.size
+    captures = [d for d in good.documents if d.kind is DocumentKind.SC]
+    full = [Image.open(BytesIO(capture_png(d))).size for d in captures if d.key]
+    assert list(shown.values())[1:] == full + [(480, round(full[0][1] * 480 / full[0][0]))] * (
+        len(captures) - len(full)
+    )
+    folded = text[text.index("<details>") :]
+    assert f"Other images ({len(captures) - len(full)}" in folded
+    assert folded.count("<img") == len(captures) - len(full)
+    assert len(text) < 1_500_000
+
+
+def test_the_time_of_the_report_names_its_zone(good: Result, text: str) -> None:
+    assert re.search(r"<dt>Report</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d \(UTC(\+\d\d:\d\d)?\)</dd>", text)
+    report = good.documents[-1]
+    ds = readback.read(report)
+    del ds.ContributingEquipmentSequence
+    buffer = BytesIO()
+    ds.save_as(buffer)
+    assert "(time of the node)</dd>" in render_html([replace(report, content=buffer.getvalue())])
 
 
 def test_the_summary_and_the_warning_come_first(text: str) -> None:
