@@ -61,7 +61,7 @@ class Jobs(_Section):
     """The queue."""
 
     database_url: str | None = None
-    """SQLAlchemy URL, ``postgresql+psycopg://...`` for a server; without it SQLite in the spool. One node per database."""
+    """SQLAlchemy URL, ``postgresql+psycopg://...``; without it SQLite in the spool. One node per database for now."""
     quiet_period_s: Annotated[float, Field(ge=0)] = 180
     """A study is complete when no new MR instance arrived for this long."""
     ceiling_s: Seconds = 3600
