@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from deploy.demo.expected import compare, read_expected
+from deploy.demo.expected import compare, compare_decisions, read_expected
 from deploy.demo.pacs import AE_TITLE as PACS_AE_TITLE
 from deploy.demo.pacs import Pacs, start_pacs
 from deploy.demo.processes import DemoError, free_ports, listens, running, system_program, wait_until
@@ -28,6 +28,7 @@ from deploy.demo.sender import send_folder
 from stenosis_node.cli.output import show, table
 from stenosis_node.domain import Document, DocumentKind
 from stenosis_node.report import capture_png, render_html
+from stenosis_node.report.wording import percent
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_series"
@@ -120,6 +121,7 @@ def _run(options: Options, progress: Progress) -> int:
         log = output / "serve.log"
         with running("serve", [*NODE, "serve", "--config", str(config)], log) as serve:
             alive = {log: serve, pacs.log: pacs.process}
+            progress.say("starting the node; loading its networks takes a while")
             wait_until("stenosis-node listens", lambda: listens(port), alive, limit_s=120)
             progress.say(f"node: stenosis-node serve, AE title {AE_TITLE}, port {port}")
             sender = send_folder(SAMPLE / "dicom", ae_title=AE_TITLE, port=port, dcmsend=find("dcmsend"))
@@ -131,7 +133,7 @@ def _run(options: Options, progress: Progress) -> int:
     slices = read_slices(report)
     show(_slices_table(slices))
     _save(received, output)
-    measures = compare(slices, expected)
+    measures = [compare_decisions(job["series"], expected), *compare(slices, expected)]
     rows = [(m.name, f"{m.value:.2f}", f"{m.least:.2f}", "ok" if m.holds else "fail") for m in measures]
     show(table(("Against the truth", ">Found", ">At least", "Verdict"), rows))
     held = all(measure.holds for measure in measures)
@@ -188,7 +190,7 @@ def _slices_table(slices: list[SliceResult]) -> Any:
     rows = []
     for result in slices:
         image, _, outcome = result.label.partition(": ")
-        score = "-" if result.score is None else f"{result.score:.0f} %"
+        score = "-" if result.score is None else percent(result.score / 100)
         rows.append((image, result.grade or "-", score, outcome.partition(": ")[0]))
     return table(("Image", "Grade", ">Network score", "Result"), rows, title="The report, as read from the PACS")
 

@@ -13,6 +13,8 @@ from deploy.demo.processes import DemoError
 from deploy.demo.results import SliceResult
 
 GRADES = "ABCD"
+GRADED = "axial-t2-lumbar"
+"""Reason code of the series that is graded."""
 Box = tuple[float, float, float, float]
 
 
@@ -38,6 +40,8 @@ class Expected:
     slices: tuple[dict[str, Any], ...]
     """Of the axial T2 series: ``sop_instance_uid``, ``box`` in pixel edges, ``content`` and ``grade``."""
     margins: dict[str, float]
+    reasons: dict[str, str]
+    """Series Instance UID to the reason code of its decision: the axial T2 series is graded, the others are not."""
 
 
 def read_expected(sample: Path) -> Expected:
@@ -46,7 +50,23 @@ def read_expected(sample: Path) -> Expected:
         truth = json.loads((sample / "expected.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DemoError(f"{sample.name}/expected.json is missing; draw the sample study with 'make sample'") from None
-    return Expected(truth["study_instance_uid"], tuple(truth["axial_t2"]["slices"]), truth["margins"])
+    reasons = {decoy["series_instance_uid"]: decoy["reason"] for decoy in truth["decoys"]}
+    reasons[truth["axial_t2"]["series_instance_uid"]] = GRADED
+    slices = tuple(truth["axial_t2"]["slices"])
+    return Expected(truth["study_instance_uid"], slices, truth["margins"], reasons)
+
+
+def compare_decisions(decisions: list[dict[str, Any]], expected: Expected) -> Measure:
+    """Share of the series with the expected decision for the expected reason; there may be no others.
+
+    decisions  ``series`` of ``job --json``
+    """
+    found = {one["series_instance_uid"]: (one["decision"], one["reason"]) for one in decisions}
+    right = [
+        found.get(uid) == ("graded" if reason == GRADED else "rejected", reason)
+        for uid, reason in expected.reasons.items()
+    ]
+    return Measure("series decided right", sum(right) / max(len(found), len(right)), 1.0)
 
 
 def compare(found: list[SliceResult], expected: Expected) -> list[Measure]:

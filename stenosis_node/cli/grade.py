@@ -62,7 +62,7 @@ def grade(
     from stenosis_node.work.grade import grade_files, load_pipeline
 
     pipeline = load_pipeline(settings.grading)
-    with _progress() as progress:
+    with _progress(quiet=as_json) as progress:
         studies = grade_files(paths, pipeline, settings, created=datetime.now(UTC), progress=progress)
     _warn_of_unreadable(paths)
     if not studies:
@@ -172,17 +172,17 @@ def _warn_of_unreadable(paths: tuple[Path, ...]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a line per series elsewhere; both on stderr."""
+def _progress(*, quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal, elsewhere a line per series, or nothing when ``quiet``; on stderr."""
     screen = console(stderr=True)
     if not screen.is_terminal:
-        yield lambda done, total: complain(f"graded {done} of {total} slices") if done == total else None
+        yield lambda done, total: complain(f"read {done} of {total} slices") if done == total and not quiet else None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task("grading", total=None)
+        task = bar.add_task("reading slices", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -202,6 +202,8 @@ def _print_study(study: GradedStudy, target: Path | None) -> None:
 
 
 def _slice_row(number: int, finding: SliceFinding) -> tuple[str, ...]:
+    from stenosis_node.report.wording import percent
+
     entry = slice_json(finding)
     score = finding.scores[finding.grade] if isinstance(finding, GradedSlice) else entry["content_score"]
     return (
@@ -209,7 +211,7 @@ def _slice_row(number: int, finding: SliceFinding) -> tuple[str, ...]:
         str(finding.slab + 1),
         finding.outcome.replace("_", " "),
         entry["grade"] or "-",
-        "-" if score is None else f"{score:.2f}",
+        "-" if score is None else percent(score),
         "-" if entry["box"] is None else " ".join(f"{edge:.0f}" for edge in entry["box"]),
         entry["outcome_reason"] or "",
     )

@@ -26,10 +26,10 @@ WISHES: Final = Wishes(
 
 MARGINS: Final = {
     "canal_found": 0.95,
-    "content_right": 0.90,
-    "grade_exact": 0.60,
-    "grade_within_one": 0.90,
-    "box_iou_median": 0.60,
+    "content_right": 0.95,
+    "grade_exact": 0.85,
+    "grade_within_one": 0.95,
+    "box_iou_median": 0.70,
 }
 """Least shares over the slices with a canal (found, content, IoU) and over the rootlet slices (grades)."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.demo.expected import Expected, compare, read_expected
+from deploy.demo.expected import GRADED, Expected, compare, compare_decisions, read_expected
 from deploy.demo.processes import DemoError
 from deploy.demo.results import SliceResult
 
@@ -58,6 +59,30 @@ def test_grades_off_by_one_are_within_one(expected: Expected) -> None:
 def test_cord_and_rootlet_swapped(expected: Expected) -> None:
     swapped = [replace(r, content="cord" if r.content == "rootlet" else "rootlet") for r in perfect(expected)]
     assert failed(swapped, expected) == {"content right"}
+
+
+def decided(expected: Expected) -> list[dict[str, Any]]:
+    return [
+        {"series_instance_uid": uid, "decision": "graded" if reason == GRADED else "rejected", "reason": reason}
+        for uid, reason in expected.reasons.items()
+    ]
+
+
+def test_every_series_of_the_sample_has_an_expected_decision(expected: Expected) -> None:
+    assert sorted(expected.reasons.values()) == ["axial-t2-lumbar", "localizer", "not-axial", "t1-weighted"]
+    assert compare_decisions(decided(expected), expected).holds
+
+
+@pytest.mark.parametrize("change", [{"reason": "no-geometry"}, {"decision": "graded"}, {"series_instance_uid": "1.2"}])
+def test_a_decoy_that_is_decided_otherwise(expected: Expected, change: dict[str, str]) -> None:
+    first, *others = decided(expected)
+    assert not compare_decisions([first | change, *others], expected).holds
+
+
+def test_a_series_that_is_lost_or_added(expected: Expected) -> None:
+    first, *others = decided(expected)
+    assert not compare_decisions(others, expected).holds
+    assert not compare_decisions([first, *others, first | {"series_instance_uid": "1.2"}], expected).holds
 
 
 def test_a_missing_sample_says_how_to_draw_it(tmp_path: Path) -> None:
