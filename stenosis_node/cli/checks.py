@@ -93,7 +93,9 @@ def check_weights(config: Config) -> Iterator[Finding]:
     try:
         bundle = check_bundle(config)
     except ConfigError as error:
-        yield Finding(Level.FAIL, "bundle", str(error), "set grading.bundle to the folder of a complete bundle")
+        changed = "was changed" in str(error)
+        fix = "copy the bundle again" if changed else "set grading.bundle to the folder of a complete bundle"
+        yield Finding(Level.FAIL, "bundle", str(error), fix)
         return
     yield _weights(bundle)
     try:
@@ -113,7 +115,10 @@ def check_spool(config: Config) -> Iterator[Finding]:
     """Writable, on a local disk, with room."""
     spool = config.spool
     place = next(folder for folder in (spool, *spool.absolute().parents) if folder.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+    if not place.is_dir():
+        fix = "choose another folder with the key spool"
+        yield Finding(Level.FAIL, "spool", f"{spool} cannot be made: {place} is a file, not a folder", fix)
+    elif not os.access(place, os.W_OK | os.X_OK):
         fix = f"let this user write to {place}, or choose another folder with the key spool"
         yield Finding(Level.FAIL, "spool", f"{spool} cannot be written: no permission for {place}", fix)
     elif place != spool:

@@ -51,8 +51,11 @@ def _findings(config: ConfigPath, *, offline: bool) -> Iterator[Finding]:
         path = find_config(config)
         settings = load(path)
     except ConfigError as error:
-        fix = "see docs/configuration.md, or start from 'stenosis-node init'"
-        yield Finding(Level.FAIL, "configuration", str(error), fix)
+        sentence, fix = str(error), ""
+        if "\n" not in sentence:  # one fault may carry its fix
+            sentence, _, fix = sentence.partition("; ")
+        fix = fix or "see docs/configuration.md, or start from 'stenosis-node init'"
+        yield Finding(Level.FAIL, "configuration", sentence, fix)
         yield from check_software()
         return
     yield Finding(Level.OK, "configuration", f"{path or 'the environment'} is valid")

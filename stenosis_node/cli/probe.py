@@ -27,7 +27,7 @@ def probe(
         print_json({"peer": peer, **plain(report)})
     elif report.echo_ok:
         say(f"{peer}: {target.ae_title} at {target.host}:{target.port} answered in {report.seconds * 1000:.0f} ms")
-        accepted = [(name, ", ".join(syntaxes)) for name, syntaxes in report.accepted]
+        accepted = [(one.name, ", ".join(one.transfer_syntaxes)) for one in report.accepted]
         show(table(("SOP class", "Accepted transfer syntaxes"), accepted + [(name, "-") for name in report.refused]))
     if not report.echo_ok:
         raise PeerUnreachable(f"{peer}: {report.error}")

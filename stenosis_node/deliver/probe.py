@@ -33,6 +33,16 @@ PROBED: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedClass:
+    """A SOP class the peer takes."""
+
+    sop_class_uid: str
+    name: str
+    transfer_syntaxes: tuple[str, ...]
+    """Names of the accepted ones."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
     """What a peer answered."""
@@ -43,8 +53,7 @@ class ProbeReport:
     """From the connection request to the end of the association."""
     error: str | None
     """Why there was no association or no echo; None when all went well."""
-    accepted: tuple[tuple[str, tuple[str, ...]], ...]
-    """Name of each accepted SOP class with the names of its accepted transfer syntaxes."""
+    accepted: tuple[AcceptedClass, ...]
     refused: tuple[str, ...]
     """Names of the SOP classes that were asked for and not accepted."""
 
@@ -77,6 +86,6 @@ def probe(peer: Peer, *, calling_ae_title: str) -> ProbeReport:
         echo_ok=echo_ok,
         seconds=time.monotonic() - begin,
         error=error,
-        accepted=tuple((UID(c).name, tuple(accepted[c])) for c in map(str, PROBED) if c in accepted),
+        accepted=tuple(AcceptedClass(c, UID(c).name, tuple(accepted[c])) for c in map(str, PROBED) if c in accepted),
         refused=tuple(UID(c).name for c in map(str, PROBED) if accepted and c not in accepted),
     )

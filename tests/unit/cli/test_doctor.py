@@ -65,7 +65,9 @@ def test_without_a_configuration_it_still_checks_the_software(run: Run) -> None:
     done = run("doctor", "--json")
     assert done.code == 2
     assert levels(done) == {"configuration": "fail", "networks": "ok", "codecs": "ok"}
-    assert "stenosis-node init" in str(finding(done, "configuration")["fix"])
+    found = finding(done, "configuration")
+    assert "stenosis-node init" in str(found["fix"])
+    assert "stenosis-node init" not in found["sentence"]
 
 
 def test_a_bundle_that_is_missing_or_changed(run: Run, config: Path, weights: Path, tmp_path: Path) -> None:
@@ -82,6 +84,7 @@ def test_a_bundle_that_is_missing_or_changed(run: Run, config: Path, weights: Pa
     changed = finding(run("doctor", "-c", config, "--json", "--offline"), "bundle")
     assert changed["level"] == "fail"
     assert "was changed" in changed["sentence"]
+    assert "copy the bundle again" in changed["fix"]
 
 
 def test_the_safety_gate(run: Run, ready: Path) -> None:
@@ -138,7 +141,9 @@ def test_no_room_in_the_spool(run: Run, ready: Path) -> None:
 def test_a_spool_that_is_a_file(run: Run, ready: Path, tmp_path: Path) -> None:
     (tmp_path / "spool").rmdir()
     (tmp_path / "spool").write_text("", encoding="utf-8")
-    assert finding(run("doctor", "-c", ready, "--json", "--offline"), "spool")["level"] == "fail"
+    spool = finding(run("doctor", "-c", ready, "--json", "--offline"), "spool")
+    assert spool["level"] == "fail"
+    assert "is a file, not a folder" in spool["sentence"]
 
 
 def test_a_spool_on_a_network_file_system(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +191,10 @@ def test_probe_lists_what_the_peer_accepts(run: Run, config: Path, tmp_path: Pat
         text = run("probe", "pacs", "-c", config).out
     assert done.code == 0
     assert done.json["echo_ok"] is True
-    accepted = [name for name, _ in done.json["accepted"]]
-    assert "Secondary Capture Image Storage" in accepted
+    accepted = {one["sop_class_uid"]: one for one in done.json["accepted"]}
+    capture = accepted["1.2.840.10008.5.1.4.1.1.7"]
+    assert capture["name"] == "Secondary Capture Image Storage"
+    assert "Explicit VR Little Endian" in capture["transfer_syntaxes"]
     assert "Comprehensive 3D SR Storage" in " ".join(text.split())
 
 

@@ -8,6 +8,7 @@ from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
 from stenosis_node.config import Peer
 from stenosis_node.deliver import probe
+from stenosis_node.deliver.probe import AcceptedClass
 from tests.conftest import free_port
 from tests.unit.deliver.conftest import StartArchive
 from tests.unit.dicom_peers import orthanc, storescp
@@ -19,8 +20,8 @@ def test_accepted_and_refused_classes(start_archive: StartArchive) -> None:
     assert report.echo_ok
     assert report.error is None
     assert report.accepted == (
-        ("Comprehensive SR Storage", ("Explicit VR Little Endian",)),
-        ("Secondary Capture Image Storage", ("Explicit VR Little Endian",)),
+        AcceptedClass(ComprehensiveSRStorage, "Comprehensive SR Storage", ("Explicit VR Little Endian",)),
+        AcceptedClass(SecondaryCaptureImageStorage, "Secondary Capture Image Storage", ("Explicit VR Little Endian",)),
     )
     assert "Comprehensive 3D SR Storage" in report.refused
     assert 0 < report.seconds < 3
@@ -48,11 +49,11 @@ def test_dcmtk_and_orthanc(tmp_path: Path) -> None:
     with storescp(tmp_path / "in") as port:
         report = probe(Peer(ae_title="ANY", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
         assert report.echo_ok
-        assert "Comprehensive 3D SR Storage" in dict(report.accepted)
+        assert "Comprehensive 3D SR Storage" in {one.name for one in report.accepted}
     with orthanc(tmp_path / "orthanc") as (port, _):
         report = probe(Peer(ae_title="ORTHANC", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
         assert report.echo_ok
-        assert set(dict(report.accepted)["Comprehensive 3D SR Storage"]) == {
+        assert {s for one in report.accepted if "3D SR" in one.name for s in one.transfer_syntaxes} == {
             "Explicit VR Little Endian",
             "Implicit VR Little Endian",
         }
