@@ -6,13 +6,14 @@ Environment variables are ``STENOSIS_NODE__SECTION__KEY`` (two underscores betwe
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -192,8 +193,8 @@ class Config(BaseSettings):
 
 
 def _known_env(environ: Mapping[str, str]) -> None:
-    """An environment variable of ours that names no key is an error, like an unknown key in the file."""
-    for name in environ:
+    """An environment variable of ours that names no key, or is not JSON where it must be, is an error."""
+    for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
             continue
         parts = name[len(ENV_PREFIX) :].lower().split("__")
@@ -202,9 +203,20 @@ def _known_env(environ: Mapping[str, str]) -> None:
             if model is None or part not in model.model_fields:
                 raise ConfigError(f"{name}: no such key {'.'.join(parts[: i + 1])!r}; see docs/configuration.md")
             if part == "peers":
+                is_json = len(parts) < 3
                 break
             kind = model.model_fields[part].annotation
             model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+            is_json = model is not None or get_origin(kind) is tuple
+        if is_json:
+            _check_json(name, value)
+
+
+def _check_json(name: str, value: str) -> None:
+    try:
+        json.loads(value)
+    except ValueError:
+        raise ConfigError(f'{name}: lists and tables are written as JSON in the environment, e.g. ["PACS"]') from None
 
 
 def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -235,8 +247,9 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Co
     try:
         config = Config(**tree)
     except ValidationError as error:
-        where = str(path) if path is not None else "environment"
-        lines = [f"{where}: {_sentence(e)}" for e in error.errors(include_url=False, include_input=False)]
+        file = str(path) if path is not None else "environment"
+        faults = error.errors(include_url=False, include_input=False)
+        lines = [f"{_variable(fault['loc'], os.environ) or file}: {_sentence(fault)}" for fault in faults]
         raise ConfigError("\n".join(lines)) from error
     return config.model_copy(
         update={
@@ -244,6 +257,16 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Co
             "grading": config.grading.model_copy(update={"bundle": base / config.grading.bundle.expanduser()}),
         }
     )
+
+
+def _variable(key: Sequence[int | str], environ: Mapping[str, str]) -> str | None:
+    """The environment variable a key, or a table or list above it, came from; None when it is of the file."""
+    given = {name.upper(): name for name in environ}
+    for length in range(len(key), 0, -1):
+        name = ENV_PREFIX + "__".join(str(part) for part in key[:length]).upper()
+        if name in given:
+            return given[name]
+    return None
 
 
 def _sentence(error: Any) -> str:

@@ -99,6 +99,29 @@ def test_an_unknown_variable_is_an_error_too(tmp_path: Path, monkeypatch: pytest
         load(_write(tmp_path, GOOD))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("STENOSIS_NODE__RECEIVE__PORT", "abc"),
+        ("STENOSIS_NODE__PEERS__PACS__PORT", "0"),
+        ("STENOSIS_NODE__LOG_LEVEL", "LOUD"),
+        ("STENOSIS_NODE__RECEIVE", '{"port": 0}'),
+        ("STENOSIS_NODE__RECEIVE", "abc"),
+        ("STENOSIS_NODE__RECEIVE__CALLING_AE_TITLES", "abc"),
+        ("STENOSIS_NODE__RECEIVE__CALLING_AE_TITLES", '["A\\\\B"]'),
+    ],
+)
+def test_a_bad_value_of_the_environment_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    path = _write(tmp_path, GOOD)
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert str(raised.value).startswith(f"{variable}: ")
+    assert str(path) not in str(raised.value)
+
+
 def test_the_configuration_is_frozen(tmp_path: Path) -> None:
     config = load(_write(tmp_path, GOOD))
     with pytest.raises(ValueError, match="frozen"):
