@@ -82,7 +82,7 @@ class Spool:
                     pass
         except OSError as error:
             raise ConfigError(
-                f"spool: {error.filename or root} cannot be written ({error.strerror}); "
+                f"spool: {error.filename or root} {_obstacle(error)}; "
                 "choose a folder on a local disk that belongs to the user of the node"
             ) from error
 
@@ -445,3 +445,14 @@ def _read_document(folder: Path, entry: dict[str, Any]) -> Document:
         key=entry["key"],
         alternatives=tuple(_read_document(folder, alternative) for alternative in entry["alternatives"]),
     )
+
+
+def _obstacle(error: OSError) -> str:
+    """What is wrong with the path of an error."""
+    match error:
+        case FileExistsError():
+            return "is a file, not a folder"
+        case NotADirectoryError():
+            return "lies below a file, not a folder"
+        case _:
+            return f"cannot be written ({error.strerror})"

@@ -254,13 +254,15 @@ def test_what_is_no_key_never_becomes_a_path(spool: Spool, key: str) -> None:
 
 def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"^spool: .*file"):
+    with pytest.raises(ConfigError, match=r"^spool: .*/file/spool lies below a file"):
         Spool(tmp_path / "file" / "spool")
+    with pytest.raises(ConfigError, match=r"^spool: .*/file is a file, not a folder"):
+        Spool(tmp_path / "file")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that refuses even root")
 def test_a_spool_that_even_root_cannot_write_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^spool: /proc/spool"):
+    with pytest.raises(ConfigError, match=r"^spool: /proc/spool cannot be written \("):
         Spool(Path("/proc/spool"))
 
 
