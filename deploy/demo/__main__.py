@@ -121,11 +121,11 @@ def _run(options: Options, progress: Progress) -> int:
         log = output / "serve.log"
         with running("serve", [*NODE, "serve", "--config", str(config)], log) as serve:
             alive = {log: serve, pacs.log: pacs.process}
-            progress.say("starting the node; loading its networks takes a while")
             wait_until("stenosis-node listens", lambda: listens(port), alive, limit_s=120)
             progress.say(f"node: stenosis-node serve, AE title {AE_TITLE}, port {port}")
             sender = send_folder(SAMPLE / "dicom", ae_title=AE_TITLE, port=port, dcmsend=find("dcmsend"))
             progress.say(f"sent {SAMPLE.name}/ with {sender}")
+            progress.say("waiting: the node grades once no image came for 3 s and its networks are loaded")
             job = _follow_job(expected.study_instance_uid, config, alive, progress)
             received = _wait_for_documents(job, pacs, alive, progress)
             subprocess.run([*NODE, "job", str(job["job"]["id"]), "--config", str(config)], check=True)
