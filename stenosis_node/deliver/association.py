@@ -59,9 +59,7 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae
         raise TransientError(f"{peer.host} cannot be resolved ({error}): check the host of the peer") from error
     if not association.is_established:
         if not connected.is_set():
-            raise TransientError(
-                f"no connection to {describe(peer)} within {peer.timeout_s:g} s: is it up and reachable?"
-            )
+            raise _no_connection(peer)
         raise _why_not(association, peer, calling_ae_title)
     try:
         yield association
@@ -108,6 +106,18 @@ class _Requestor(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """As the base class, but who polls gets nothing."""
         return super().get_msg(block=True) if block else (None, None)
+
+
+def _no_connection(peer: Peer) -> TransientError:
+    """The error that tells a closed port from silence; pynetdicom keeps the cause to itself."""
+    try:
+        socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout_s, 3.0)).close()
+    except ConnectionRefusedError:
+        return TransientError(f"{describe(peer)} refused the connection: nothing listens there; is it up?")
+    except OSError as error:
+        if not isinstance(error, TimeoutError) and error.strerror:
+            return TransientError(f"no connection to {describe(peer)}: {error.strerror}")
+    return TransientError(f"no connection to {describe(peer)} within {peer.timeout_s:g} s: is it up and reachable?")
 
 
 def _why_not(association: Association, peer: Peer, calling: str) -> TransientError | PermanentError:

@@ -64,7 +64,7 @@ def test_a_pacs_that_is_down_gets_the_report_when_it_is_up_and_nothing_is_graded
         assert send(node.port, study.files).returncode == 0
         node.wait_state(study.uid, JobState.GRADED)
         tried = wait_until(lambda: [d for d in node.job(study.uid).deliveries if d.peer == "pacs" and d.attempts > 1])  # type: ignore[union-attr]
-        assert "no connection" in tried[0].message
+        assert "refused the connection" in tried[0].message
         assert node.stop() == 0
         node.start()
     finally:

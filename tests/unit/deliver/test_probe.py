@@ -39,7 +39,7 @@ def test_unreachable_and_rejected(start_archive: StartArchive) -> None:
     nobody = probe(Peer(ae_title="A", host="127.0.0.1", port=free_port(), timeout_s=1), calling_ae_title="S")
     assert (nobody.echo_ok, nobody.accepted, nobody.refused) == (False, (), ())
     assert nobody.error is not None
-    assert "no connection" in nobody.error
+    assert "refused the connection" in nobody.error
     wrong = probe(start_archive().peer().model_copy(update={"ae_title": "X"}), calling_ae_title="S")
     assert wrong.error is not None
     assert "called AE title 'X'" in wrong.error
