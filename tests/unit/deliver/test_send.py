@@ -254,7 +254,7 @@ def test_a_rejection_is_not_lost_when_the_peer_hangs_up_at_once(
 
 def test_nobody_there_is_transient(documents: Documents) -> None:
     begin = time.monotonic()
-    with pytest.raises(TransientError, match="A at 127.0.0.1 port .* refused the connection"):
+    with pytest.raises(TransientError, match=r"A at 127.0.0.1 port .* refused the connection"):
         run(documents, Peer(ae_title="A", host="127.0.0.1", port=free_port(), timeout_s=2))
     assert time.monotonic() - begin < 3
 
