@@ -7,6 +7,7 @@ mirrored left to right but never top to bottom: roots sink to the back of the sa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,7 +97,7 @@ class LocateSlices(Dataset[LocateItem]):
         return LocateItem(crop.contiguous(), boxes)
 
 
-class _Patches(Dataset[list[PatchItem]]):
+class _Patches(Dataset[list[PatchItem]], ABC):
     """Patches around jittered canal centres, ``VIEWS`` of each drawn slice."""
 
     def __init__(self, recipe: PatchInput, *, first_seed: int, length: int) -> None:
@@ -113,8 +114,9 @@ class _Patches(Dataset[list[PatchItem]]):
         patches = (jittered_patch(drawn, self._recipe, rng) for _ in range(VIEWS))
         return [PatchItem(vary_contrast(patch, rng), label) for patch in patches]
 
+    @abstractmethod
     def _draw(self, rng: np.random.Generator) -> tuple[PhantomSlice, int]:
-        raise NotImplementedError
+        """A slice and the index of its class."""
 
 
 class ContentPatches(_Patches):

@@ -12,16 +12,15 @@ from typing import Final
 from stenosis_node.config import Config, Peer
 from stenosis_node.deliver import DocumentStatus, send
 from stenosis_node.domain import Document, DocumentKind
-from stenosis_node.errors import LeaseLost, PermanentError, TransientError
+from stenosis_node.errors import LeaseLost, PermanentError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import DeliveryLease, JobStore
 from stenosis_node.spool import Spool
-from stenosis_node.work.keeper import LeaseKeeper
+from stenosis_node.work.keeper import LeaseKeeper, work_until
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
 
 log = logging.getLogger("stenosis_node.work.deliver")
 
-POLL_S: Final = 0.5
 STOP_S: Final = 5.0
 
 
@@ -55,14 +54,7 @@ class DeliverWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set. A delivery under way is then given back after the document being sent."""
-        while not stop.is_set():
-            try:
-                worked = self.step(stop)
-            except TransientError as error:  # the database is away; what was claimed comes back when its lease ends
-                log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
-                worked = False
-            if not worked:
-                stop.wait(POLL_S)
+        work_until(stop, lambda: self.step(stop))
 
     def step(self, stop: threading.Event) -> bool:
         """Claim and make one delivery; False when none is due. Raises TransientError when the database is away."""

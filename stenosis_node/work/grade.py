@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from stenosis_node import __version__, report, series
 from stenosis_node.config import Config, Grading
@@ -36,12 +36,10 @@ from stenosis_node.errors import LeaseLost, StudyRejected, TransientError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import DocumentRow, JobDetail, JobStore, Lease, PeerSpec, StoredInstance
 from stenosis_node.spool import Spool
-from stenosis_node.work.keeper import LeaseKeeper
+from stenosis_node.work.keeper import LeaseKeeper, work_until
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
 
 log = logging.getLogger("stenosis_node.work.grade")
-
-POLL_S: Final = 0.5
 
 
 class Grader(Protocol):
@@ -205,14 +203,7 @@ class GradeWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set. A study under way is then given back between two batches of slices."""
-        while not stop.is_set():
-            try:
-                worked = self.step(stop)
-            except TransientError as error:  # the database is away; what was claimed comes back when its lease ends
-                log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
-                worked = False
-            if not worked:
-                stop.wait(POLL_S)
+        work_until(stop, lambda: self.step(stop))
 
     def step(self, stop: threading.Event) -> bool:
         """Claim and grade one study; False when none is due. Raises TransientError when the database is away."""

@@ -1,4 +1,4 @@
-"""Keeping a lease alive while its work is done."""
+"""What both workers do alike: take work step by step, and keep a lease alive while its work is done."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from stenosis_node.errors import LeaseLost, TransientError
 from stenosis_node.work.policy import Stopping
 
 log = logging.getLogger("stenosis_node.work")
+
+POLL_S: Final = 0.5
+
+
+def work_until(stop: threading.Event, step: Callable[[], bool]) -> None:
+    """Take steps until ``stop`` is set; rest a moment when a step says that nothing is due."""
+    while not stop.is_set():
+        try:
+            worked = step()
+        except TransientError as error:  # the database is away; what was claimed comes back when its lease ends
+            log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
+            worked = False
+        if not worked:
+            stop.wait(POLL_S)
 
 
 class LeaseKeeper:
