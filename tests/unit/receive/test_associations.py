@@ -94,20 +94,26 @@ def test_contexts_over_the_wire(node: Node) -> None:
     assert accepted == {MR: ExplicitVRLittleEndian, "1.3.6.1.4.1.99999.1": "1.3.6.1.4.1.99999.7"}
 
 
+def _association_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("AcceptorThread")}
+
+
 @pytest.mark.parametrize("ending", ["abort", "close", "reset"])
 def test_an_association_that_ends_inside_an_instance_leaves_nothing(node: Node, tmp_path: Path, ending: str) -> None:
     dataset = dataset_of(make_instance(tmp_path, 1))
+    before = set(threading.enumerate())  # archives of other tests may still hold threads
     with RawScu(node.port) as scu:
         assert scu.associate()[0] == ACCEPTED
         scu.send(p_data(1, 3, c_store_rq(MR, f"{STUDY}.9.1")) + p_data(1, 0, dataset[:4000]))
         time.sleep(0.2)
+        assert _association_threads() - before
         if ending == "abort":
             scu.send(A_ABORT)
             scu.seconds_until_closed()
         elif ending == "reset":
             scu.reset()
     deadline = time.monotonic() + 5
-    while [t for t in threading.enumerate() if t.name.startswith("AcceptorThread")]:
+    while _association_threads() - before:
         assert time.monotonic() < deadline, "the association's thread stays"
         time.sleep(0.05)
     assert not node.files()
