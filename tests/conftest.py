@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
 import os
 import shutil
 import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +49,42 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def _lasting_threads() -> set[threading.Thread]:
+    """Threads the interpreter would wait for at its end."""
+    return {thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()}
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_outlives_its_test() -> Iterator[None]:
+    """A thread that waits for ever keeps the whole run from ending: it is found where it was started."""
+    before = _lasting_threads()
+    yield
+    deadline = time.monotonic() + 20
+    while (left := _lasting_threads() - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if left:
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+        pytest.fail(f"threads outlive the test: {sorted(thread.name for thread in left)}")
+
+
+_exit_status = 0
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Keep the status for :func:`pytest_unconfigure`."""
+    global _exit_status  # noqa: PLW0603  pytest hands the status over in one hook and ends in another
+    _exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End for sure: what is still running is shown, and a run whose tests passed does not hang for it."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    if _lasting_threads() or multiprocessing.active_children():
+        print("left over at the end:", _lasting_threads(), multiprocessing.active_children(), file=sys.__stderr__)
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_status)

@@ -188,8 +188,12 @@ def trickling(port: int) -> Iterator[int]:
 
         thread = threading.Thread(target=forth, daemon=True)
         thread.start()
-        yield listener.getsockname()[1]
-        thread.join(5)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join(5)
+            # a close alone reaches nobody while `back` waits in recv: the peer's thread would outlive every test
+            onward.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_peer_that_takes_the_bytes_in_driblets_is_given_up(
