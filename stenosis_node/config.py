@@ -14,8 +14,19 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stenosis_node.errors import ConfigError
@@ -105,32 +116,159 @@ class Report(_Section):
 
 
 class Peer(_Section):
-    """A remote AE that gets the results."""
+    """A system that gets the results, or is asked for studies: an AE over DIMSE, or a DICOMweb server."""
 
-    ae_title: AeTitle
-    host: str
-    port: Port
+    protocol: Literal["dimse", "dicomweb"] = "dimse"
+    ae_title: AeTitle | None = None
+    """Of a DIMSE peer; for a DICOMweb peer the title its DIMSE side sends from, if it routes studies to us."""
+    host: str | None = None
+    """Of a DIMSE peer."""
+    port: Port | None = None
+    """Of a DIMSE peer."""
+    url: str | None = None
+    """Of a DICOMweb peer: the service root, e.g. ``https://pacs.example/dicom-web``."""
+    username: str | None = None
+    """HTTP Basic authentication of a DICOMweb peer."""
+    password: SecretStr | None = None
+    """Best given as ``STENOSIS_NODE__PEERS__NAME__PASSWORD``, not in the file."""
+    token: SecretStr | None = None
+    """Bearer token of a DICOMweb peer, instead of user name and password."""
+    ca_file: Path | None = None
+    """Certificates that a DICOMweb peer's HTTPS certificate must descend from; the system's when empty."""
     calling_ae_title: AeTitle | None = None
     """Our title towards this peer; the title of ``receive`` when empty."""
+    results: bool = True
+    """Whether this peer gets results. False for one that is only asked for studies."""
     required: bool = True
     """A job is DELIVERED when every required peer has everything."""
     captures: Literal["key", "all", "overview", "none"] = "key"
     """Which Secondary Captures this peer gets: overview and worst image per slab, every image, overview only."""
+    presentation_states: bool = False
+    """Whether this peer gets GSPS objects that draw box and label on the original images."""
+    commitment: bool = False
+    """Ask the peer for Storage Commitment; results count as delivered only when it has committed to them."""
+    commitment_wait_s: Seconds = 600
+    """Without an answer for this long, commitment is asked for again."""
+    rejection_notes: bool = False
+    """Whether the peer acts on IHE IOCM rejection notes: they then withdraw what is recalled or superseded."""
+    query: Literal["none", "find", "get", "move"] = "none"
+    """Whether studies from this peer are compared with what it has (``find``) and gaps fetched (``get``, ``move``).
+
+    It applies to instances whose calling AE title is this peer's ``ae_title``."""
     timeout_s: Seconds = 30
     retry_base_s: Seconds = 30
     """Back-off after the first failed attempt; doubles each time, with jitter."""
     retry_cap_s: Seconds = 3600
     max_attempts: Annotated[int, Field(ge=1)] = 20
 
+    @model_validator(mode="after")
+    def _complete(self) -> Peer:
+        needed = ("ae_title", "host", "port") if self.protocol == "dimse" else ("url",)
+        if missing := [key for key in needed if getattr(self, key) is None]:
+            raise ValueError(f"a {self.protocol} peer needs {', '.join(missing)}")
+        only = ("url", "username", "password", "token", "ca_file") if self.protocol == "dimse" else ("host", "port")
+        if strange := [key for key in only if getattr(self, key) is not None]:
+            raise ValueError(f"a {self.protocol} peer has no {', '.join(strange)}")
+        if self.protocol == "dicomweb":
+            self._check_web()
+        return self
+
+    def _check_web(self) -> None:
+        parts = urlsplit(self.url or "")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("url begins with http:// or https:// and names a host")
+        if parts.username or parts.password:
+            raise ValueError("url holds no user name or password: use username and password")
+        if (self.username is None) != (self.password is None) or (self.token and self.username):
+            raise ValueError("give username and password together, or token alone")
+        for key in ("commitment", "rejection_notes"):
+            if getattr(self, key):
+                raise ValueError(f"{key} needs a dimse peer")
+        if self.query != "none":
+            raise ValueError("query needs a dimse peer")
+
+    @field_serializer("password", "token", when_used="json")
+    def _show(self, secret: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+        """Stars, unless the context says that the reader is a process of this node."""
+        if secret is None:
+            return None
+        return secret.get_secret_value() if (info.context or {}).get("secrets") == "shown" else str(secret)
+
+    @property
+    def dimse(self) -> tuple[str, str, int]:
+        """AE title, host and port of a DIMSE peer. ValueError for another."""
+        if self.protocol != "dimse" or self.ae_title is None or self.host is None or self.port is None:
+            raise ValueError("not a DIMSE peer")
+        return self.ae_title, self.host, self.port
+
+    @property
+    def address(self) -> str:
+        """Host name or address the peer is reached at."""
+        return self.host or urlsplit(self.url or "").hostname or ""
+
     @property
     def is_loopback(self) -> bool:
         """Whether the peer is on this machine."""
-        if self.host == "localhost":
+        if self.address == "localhost":
             return True
         try:
-            return ip_address(self.host).is_loopback
+            return ip_address(self.address).is_loopback
         except ValueError:
             return False
+
+
+class SeriesRule(_Section):
+    """A rule of the site about series: the first that matches decides, before the node's own rules look at contrast.
+
+    Texts are compared as regular expressions, anywhere, without regard to case. At least one ``match`` key is needed.
+    """
+
+    action: Literal["pin", "veto"]
+    """``pin``: grade it although the rules about contrast, region or repeats say no. ``veto``: never grade it."""
+    why: str = ""
+    """Said on the job."""
+    series_description: str | None = None
+    protocol_name: str | None = None
+    station_name: str | None = None
+    manufacturer: str | None = None
+    calling_ae_title: str | None = None
+
+    @model_validator(mode="after")
+    def _patterns(self) -> SeriesRule:
+        patterns = {key: text for key, text in self.matches.items() if text is not None}
+        if not patterns:
+            raise ValueError(f"a rule needs one of {', '.join(self.matches)}")
+        for key, text in patterns.items():
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ValueError(f"{key}: not a regular expression: {error}") from error
+        return self
+
+    @property
+    def matches(self) -> dict[str, str | None]:
+        """Key to pattern."""
+        return {
+            "series_description": self.series_description,
+            "protocol_name": self.protocol_name,
+            "station_name": self.station_name,
+            "manufacturer": self.manufacturer,
+            "calling_ae_title": self.calling_ae_title,
+        }
+
+
+class Series(_Section):
+    """Which series are graded."""
+
+    rules: tuple[SeriesRule, ...] = ()
+
+
+class Metrics(_Section):
+    """Counters and gauges for Prometheus over HTTP, and a health check."""
+
+    port: Port | None = None
+    """None: no HTTP server."""
+    host: str = "127.0.0.1"
 
 
 class Retention(_Section):
@@ -161,6 +299,8 @@ class Config(BaseSettings):
     receive: Receive = Receive()
     jobs: Jobs = Jobs()
     report: Report = Report()
+    series: Series = Series()
+    metrics: Metrics = Metrics()
     peers: dict[str, Peer] = Field(default_factory=dict)
     """Name to peer; the name is what the CLI shows."""
     retention: Retention = Retention()
@@ -181,7 +321,10 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _names(self) -> Config:
-        for name in self.peers:
+        titles: dict[str, str] = {}
+        for name, peer in self.peers.items():
+            if peer.query != "none" and (other := titles.setdefault(peer.ae_title or "", name)) != name:
+                raise ValueError(f"peers.{name}: peer {other} with the same ae_title is queried already")
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
                 raise ValueError(f"peers.{name}: a peer's name has 1 to 32 letters, digits, '-' or '_'")
         return self

@@ -46,12 +46,13 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae
     ae.maximum_pdu_size = MAX_PDU_BYTES
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_s
     connected = threading.Event()
+    ae_title, host, port = peer.dimse
     try:
         association = ae.associate(
-            peer.host,
-            peer.port,
+            host,
+            port,
             contexts=list(contexts),
-            ae_title=peer.ae_title,
+            ae_title=ae_title,
             max_pdu=MAX_PDU_BYTES,
             evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [peer.timeout_s, connected])],
         )

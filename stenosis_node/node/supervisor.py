@@ -47,7 +47,7 @@ class Supervisor:
     """One process per role. ``name`` tells the workers of this node from those of others on the same queue."""
 
     def __init__(self, config: Config, store: JobStore, roles: Iterable[str], *, name: str) -> None:
-        self._config_line = config.model_dump_json().encode() + b"\n"
+        self._config_line = config.model_dump_json(context={"secrets": "shown"}).encode() + b"\n"
         self._store = store
         self._children = [_Child(role, f"{role}@{name}") for role in roles]
 
