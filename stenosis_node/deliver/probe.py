@@ -18,9 +18,9 @@ from pydicom.uid import (
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.deliver.association import associate, describe
 from stenosis_node.deliver.storing import UNCOMPRESSED
 from stenosis_node.errors import NodeError
+from stenosis_node.wire.association import associate, describe
 
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
 PROBED: Final = (

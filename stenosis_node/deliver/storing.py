@@ -15,10 +15,10 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.deliver.association import associate, describe, time_limit
 from stenosis_node.deliver.statuses import judge
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.wire.association import associate, describe, time_limit
 
 log = logging.getLogger("stenosis_node.deliver")
 

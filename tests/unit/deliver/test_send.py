@@ -27,9 +27,9 @@ from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
 from stenosis_node.deliver import DocumentStatus, send, storing
-from stenosis_node.deliver.association import associate
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.wire.association import associate
 from tests.conftest import free_port
 from tests.unit.deliver.conftest import StartArchive, dataset_bytes
 from tests.unit.dicom_peers import orthanc, rest, storescp

@@ -13,7 +13,8 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Peer
@@ -34,9 +35,18 @@ def describe(peer: Peer) -> str:
 
 
 @contextlib.contextmanager
-def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae_title: str) -> Iterator[Association]:
+def associate(
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    *,
+    calling_ae_title: str,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Iterator[Association]:
     """An established association; released at the end, aborted when the body raises.
 
+    roles     proposed for SOP classes of which we are the provider
+    handlers  for what the peer asks of us while one of our own requests is under way
     raises  TransientError (not reachable, rejected for now, aborted, no answer), PermanentError (rejected for good)
     """
     _silence_pynetdicom()
@@ -54,7 +64,8 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext], *, calling_ae
             contexts=list(contexts),
             ae_title=ae_title,
             max_pdu=MAX_PDU_BYTES,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [peer.timeout_s, connected])],
+            ext_neg=list(roles),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [peer.timeout_s, connected]), *handlers],
         )
     except OSError as error:
         raise TransientError(f"{peer.host} cannot be resolved ({error}): check the host of the peer") from error
