@@ -133,6 +133,7 @@ class DocumentKind(StrEnum):
     SC_OVERVIEW = "sc-overview"
     SC = "sc"
     GSPS = "gsps"
+    KOS = "kos"  # a rejection note
 
 
 # --------------------------------------------------------------------------- reception

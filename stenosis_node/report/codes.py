@@ -111,6 +111,10 @@ OUTCOME_VALUE: Final = {
 SLAB_RESULT: Final = _private("SLAB-RESULT", "Result of slab")
 RULE: Final = _private("RULE", "Aggregation rule")
 
+# --------------------------------------------------------------------------- rejection notes (TID 2010)
+REJECTED_FOR_SAFETY: Final = _dcm("113037", "Rejected for Patient Safety Reasons", "CID 7010")
+KEY_OBJECT_DESCRIPTION: Final = _dcm("113012", "Key Object Description", "TID 2010")
+
 # --------------------------------------------------------------------------- units
 PERCENT: Final = Code("%", "UCUM", "Percent", "CID 7181")
 MILLIMETRE: Final = Code("mm", "UCUM", "mm", "CID 7181")

@@ -17,6 +17,7 @@ DEMO_SERIES: Final = "DEMO NOT CLINICAL"
 """Series descriptions of a demonstration bundle begin with this."""
 REPORT_SERIES: Final = "AI stenosis report"
 CAPTURE_SERIES: Final = "AI stenosis images"
+WITHDRAWN_SERIES: Final = "AI stenosis results withdrawn"
 NO_EXCLUSION: Final = "this does not exclude stenosis"
 ISOLATED: Final = "isolated slice"
 CONTENT: Final = {Content.ROOTLET: "nerve rootlets", Content.CORD: "spinal cord"}
