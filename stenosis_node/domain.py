@@ -51,6 +51,7 @@ class DeliveryState(StrEnum):
     """What is durable about sending one result to one peer."""
 
     PENDING = "pending"
+    SENT = "sent"  # the peer confirmed every document; its storage commitment is awaited
     DELIVERED = "delivered"
     FAILED = "failed"
     CANCELLED = "cancelled"
