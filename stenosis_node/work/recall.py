@@ -1,0 +1,118 @@
+"""Withdrawing what was delivered: who gets a rejection note about which documents, and who must delete by hand.
+
+A note lists exactly the documents that its peer confirmed. It is in the spool before the row that asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from stenosis_node.config import Config, Peer
+from stenosis_node.domain import Document
+from stenosis_node.errors import PermanentError
+
+if TYPE_CHECKING:
+    from stenosis_node.jobs import DeliveryLease, JobStore, RecallTarget
+    from stenosis_node.spool import Spool
+
+log = logging.getLogger("stenosis_node.work.recall")
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What is done about one result at one peer."""
+
+    target: RecallTarget
+    by_hand: str | None
+    """Why the peer gets no rejection note; None: it gets one."""
+
+
+def plan(targets: Iterable[RecallTarget], config: Config, spool: Spool) -> tuple[Withdrawal, ...]:
+    """What a recall would do. Changes nothing."""
+    return tuple(Withdrawal(target, _obstacle(target, config.peers.get(target.peer), spool)) for target in targets)
+
+
+def carry_out(
+    planned: Sequence[Withdrawal],
+    *,
+    why: str,
+    config: Config,
+    spool: Spool,
+    store: JobStore,
+    now: datetime | None = None,
+) -> None:
+    """Do it: notes into the spool, then one transaction that also stops what was still to be delivered.
+
+    why     a sentence for the note and the job
+    raises  TransientError when the disk or the database does not take it; then nothing is withdrawn
+    """
+    notes = {
+        (one.target.result_id, one.target.peer): None
+        if one.by_hand
+        else _keep_note(one.target, why, config=config, spool=spool, now=now)
+        for one in planned
+    }
+    store.recall([one.target for one in planned], why=why, notes=notes, now=now)
+
+
+def withdraw_predecessors(
+    lease: DeliveryLease, *, config: Config, spool: Spool, store: JobStore, now: datetime | None = None
+) -> int:
+    """Ask for the withdrawal of every earlier revision that the peer of this delivery holds; how many there were.
+
+    The worker that delivers to a peer calls it when the peer has confirmed every document of the new revision, just
+    before ``advance_delivery``: after a crash in between it is called again, and what is withdrawn already is left
+    alone. A peer that takes no rejection notes keeps the earlier revisions; the new one says which it supersedes.
+
+    raises  TransientError when the disk or the database does not take it
+    """
+    peer = config.peers[lease.peer]
+    if not peer.rejection_notes or lease.revision == 1:
+        return 0
+    earlier = [
+        target
+        for target in store.recallable(job_id=lease.job_id)
+        if target.peer == lease.peer and target.revision < lease.revision and target.documents
+    ]
+    if earlier:
+        why = f"superseded by revision {lease.revision}"
+        carry_out(plan(earlier, config, spool), why=why, config=config, spool=spool, store=store, now=now)
+    return len(earlier)
+
+
+def _obstacle(target: RecallTarget, peer: Peer | None, spool: Spool) -> str | None:
+    if peer is None:
+        return "the peer is not configured any more"
+    if not peer.rejection_notes:
+        return "the peer takes no rejection notes"
+    try:
+        _delivered(target, spool)
+    except PermanentError as error:
+        return str(error)
+    return None
+
+
+def _delivered(target: RecallTarget, spool: Spool) -> list[Document]:
+    """The documents the peer confirmed, in the SOP class it took. PermanentError when they are gone."""
+    kept = spool.documents(target.result_key) or ()
+    known = {one.sop_instance_uid: one for document in kept for one in (document, *document.alternatives)}
+    try:
+        return [known[row.sop_instance_uid] for row in target.documents]
+    except KeyError:
+        raise PermanentError("the documents are not stored here any more, so no note can be made") from None
+
+
+def _keep_note(target: RecallTarget, why: str, *, config: Config, spool: Spool, now: datetime | None) -> str:
+    """Spool key of the note; the same withdrawal asked for twice has one note."""
+    from stenosis_node import report  # highdicom, which the delivering process needs for nothing else
+
+    rejected = _delivered(target, spool)
+    key = report.rejection_note_key(rejected, why)
+    if spool.documents(key) is None:
+        created = (now or datetime.now(UTC)).replace(microsecond=0)
+        spool.put_documents(key, [report.rejection_note(rejected, why=why, created=created, settings=config.report)])
+    return key
