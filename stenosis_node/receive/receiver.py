@@ -25,11 +25,11 @@ from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.receive.associations import OpenAssociation, OpenAssociations
 from stenosis_node.receive.commit import Arrival, Committer
 from stenosis_node.receive.contexts import supported_contexts, unknown_as_storage
-from stenosis_node.receive.header import MissingUid, UnreadableHeader, read_uids
 from stenosis_node.receive.listening import AssociationServer
-from stenosis_node.receive.part10 import file_meta
 from stenosis_node.spool import PutOutcome, Spool
 from stenosis_node.wire import MAX_PDU_BYTES
+from stenosis_node.wire.header import MissingUid, UnreadableHeader, read_uids
+from stenosis_node.wire.part10 import file_meta
 
 log = logging.getLogger("stenosis_node.receive")
 

@@ -1,6 +1,7 @@
-"""What every conversation with a DICOM peer needs, whichever side begins it: bounded reading, associations we ask for.
+"""What every conversation with a DICOM peer needs, whichever side begins it.
 
-This package imports no DICOM library; ``wire.association`` does, for those who associate.
+Bounded reading of what the peer sends, the UIDs of a data set, the head of a file, and associations that we ask for.
+Of DICOM libraries only ``wire.association`` needs one.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
 )
 
-from stenosis_node.receive.header import (
+from stenosis_node.wire.header import (
     MAX_ELEMENTS,
     InstanceUids,
     MissingUid,
