@@ -262,6 +262,17 @@ class AxialSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class SagittalSlice:
+    """The mid-sagittal slice that shows a reader where the axial slabs lie. It is never graded."""
+
+    ref: SliceRef
+    path: Path
+    """The file the slice came from (absolute)."""
+    geometry: SliceGeometry
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesDecision:
     """Why a series was chosen or rejected, with the header values that decided it. No patient attribute is kept."""
 
@@ -354,6 +365,33 @@ def worst(grades: list[Grade]) -> Grade | None:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """How an aggregation rule did on whole studies, as the model card of a bundle measured it."""
+
+    rule: str
+    """The rule in words: ``most severe grade of any graded image``."""
+    positive: str
+    """What counts as positive: ``C or D``."""
+    sensitivity: float
+    specificity: float
+    studies: int
+    source: str
+    """What the studies were: ``simulated studies``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderAgreement:
+    """How far the bundle agrees with readers, as its model card measured it."""
+
+    kind: str
+    """Who they were: ``simulated readers``, ``musculoskeletal radiologists``."""
+    readers: int
+    measure: str
+    """``weighted kappa``."""
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class BundleIdentity:
     """What a result must say about the weights it came from."""
 
@@ -363,6 +401,10 @@ class BundleIdentity:
     digest: str
     """sha256 over the manifest, which itself names the sha256 of each file."""
     intended_use: str
+    operating_point: OperatingPoint | None = None
+    """None: not measured."""
+    agreement: ReaderAgreement | None = None
+    """None: not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +424,8 @@ class StudyFindings:
     bundle: BundleIdentity
     software_version: str
     decisions: tuple[SeriesDecision, ...] = ()
+    locator: SliceRef | None = None
+    """The sagittal slice that orients the reader; chosen once, so that one that comes later makes no new result."""
 
     def to_json(self) -> str:
         """Canonical JSON (sorted keys, no spaces): equal findings give equal bytes."""
@@ -461,7 +505,8 @@ def _decode(hint: Any, value: Any) -> Any:  # noqa: PLR0911  one return per kind
         return {_decode(key, k): _decode(val, v) for k, v in value.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         hints = get_type_hints(hint)
-        return hint(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(hint)})
+        given = (f for f in fields(hint) if f.name in value)  # what an older version did not know keeps its default
+        return hint(**{f.name: _decode(hints[f.name], value[f.name]) for f in given})
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return hint(value)
     if hint is float:
