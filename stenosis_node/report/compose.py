@@ -11,6 +11,7 @@ from stenosis_node.domain import (
     DocumentKind,
     GradedSlice,
     NotGradable,
+    SagittalSlice,
     StudyFindings,
 )
 from stenosis_node.report import capture, overview, sr, wording
@@ -19,8 +20,15 @@ from stenosis_node.report.outline import outline
 from stenosis_node.report.source import read_sources
 
 
-def compose(findings: StudyFindings, series: Sequence[AxialSeries], context: ReportContext) -> tuple[Document, ...]:
+def compose(
+    findings: StudyFindings,
+    series: Sequence[AxialSeries],
+    context: ReportContext,
+    sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
+) -> tuple[Document, ...]:
     """All documents of a result: the overview, one annotated image per slice with an outcome to show, the SR last.
+
+    sagittal  the slice on which the overview shows where the slabs lie, or why there is none (part of a sentence)
 
     The same arguments give the same bytes. Raises PermanentError when findings and images do not belong together or a
     received file is gone.

@@ -20,6 +20,8 @@ CAPTURE_SERIES: Final = "AI stenosis images"
 WITHDRAWN_SERIES: Final = "AI stenosis results withdrawn"
 NO_EXCLUSION: Final = "this does not exclude stenosis"
 ISOLATED: Final = "isolated slice"
+NO_SAGITTAL: Final = "no sagittal series was looked for"
+"""Why an overview has no sagittal slice, when its caller does not say."""
 CONTENT: Final = {Content.ROOTLET: "nerve rootlets", Content.CORD: "spinal cord"}
 """What the canal holds, for people; coded values keep the meanings of their standard."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stenosis_node.domain import AxialSeries, Document, StudyFindings
+from stenosis_node.domain import AxialSeries, Document, SagittalSlice, StudyFindings
 from stenosis_node.errors import PermanentError
+from stenosis_node.report import wording
 from stenosis_node.report.gate.capture_rules import capture_faults
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
 from stenosis_node.report.gate.header_rules import header_faults, set_faults
@@ -18,15 +19,25 @@ from stenosis_node.report.gate.report_rules import report_faults
 __all__ = ["Fault", "check", "faults"]
 
 
-def check(documents: Sequence[Document], findings: StudyFindings, series: Sequence[AxialSeries]) -> None:
+def check(
+    documents: Sequence[Document],
+    findings: StudyFindings,
+    series: Sequence[AxialSeries],
+    sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
+) -> None:
     """Raise PermanentError naming every broken rule; return when the documents may leave."""
-    found = faults(documents, findings, series)
+    found = faults(documents, findings, series, sagittal)
     if found:
         lines = "\n".join(f"{fault.rule}: {fault.sentence}" for fault in found)
         raise PermanentError(f"our own documents broke {len(found)} rules and were not sent; report this:\n{lines}")
 
 
-def faults(documents: Sequence[Document], findings: StudyFindings, series: Sequence[AxialSeries]) -> tuple[Fault, ...]:
+def faults(
+    documents: Sequence[Document],
+    findings: StudyFindings,
+    series: Sequence[AxialSeries],
+    sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
+) -> tuple[Fault, ...]:
     """Every broken rule."""
     evidence = Evidence.gather(findings, series)
     opened: list[Opened] = []
