@@ -21,6 +21,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ Chunk = bytes | memoryview
 UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 """Stricter than a path needs and laxer than PS3.5 9.1: broken UIDs of real scanners pass, ``..`` does not."""
 KEY: Final = re.compile(r"[0-9a-f]{8,128}")
+LOCK: Final = "serve.lock"
 TEMPORARY: Final = ".tmp-"
 READ_BYTES: Final = 1 << 20
 
@@ -89,15 +91,13 @@ class Spool:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Be the only ``serve`` on this spool, at most until the process ends. ConfigError when there is another."""
-        descriptor = os.open(self.root / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            if not _lock(descriptor, fcntl.LOCK_EX, tries=5):  # whoever asks for the holder has it for an instant
                 raise ConfigError(
-                    f"spool: another 'serve' (process {owner}) uses {self.root}; stop it or choose another spool"
-                ) from None
+                    f"spool: another 'serve' (process {_owner(descriptor) or 'unknown'}) uses {self.root}; "
+                    "stop it or choose another spool"
+                )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -315,6 +315,36 @@ class Spool:
             self._durable.discard(folder)
             folder = folder.parent
         return folder
+
+
+def holder(root: Path) -> int | None:
+    """Process that holds the spool at ``root``, None when no ``serve`` does. Makes nothing, not even the folder."""
+    try:
+        descriptor = os.open(root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TransientError(f"{root / LOCK} cannot be read: {error.strerror}") from error
+    try:
+        return None if _lock(descriptor, fcntl.LOCK_SH) else _owner(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int, *, tries: int = 1) -> bool:
+    for attempt in range(tries):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        if attempt + 1 < tries:
+            time.sleep(0.05)
+    return False
+
+
+def _owner(descriptor: int) -> int:
+    """Process that wrote itself into the lock file; 0 when it has not come to it yet."""
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdecimal() else 0
 
 
 class _Temporary:

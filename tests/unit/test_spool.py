@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 
 from stenosis_node.domain import Document, DocumentKind
 from stenosis_node.errors import ConfigError, PermanentError, TransientError
-from stenosis_node.spool import PutOutcome, Spool
+from stenosis_node.spool import PutOutcome, Spool, holder
 
 SPAWN = multiprocessing.get_context("spawn")
 KEY = "0a" * 32
@@ -283,6 +284,36 @@ def test_a_spool_is_held_by_one_process(spool: Spool) -> None:
             pass
     assert f"spool: another 'serve' (process {os.getpid()}) uses {spool.root}" in refused.stderr
     assert other().stdout == "held\n"
+
+
+def test_who_holds_a_spool_can_be_asked_without_making_or_taking_it(spool: Spool, tmp_path: Path) -> None:
+    assert holder(tmp_path / "nowhere") is None
+    assert not (tmp_path / "nowhere").exists()
+    assert holder(spool.root) is None
+    with spool.hold():
+        assert holder(spool.root) == os.getpid()
+        assert holder(spool.root) == os.getpid()
+    assert holder(spool.root) is None
+
+
+def test_asking_for_the_holder_never_keeps_a_serve_from_starting(spool: Spool) -> None:
+    with spool.hold():
+        pass
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            holder(spool.root)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(50):
+            with spool.hold():
+                pass
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_what_a_crash_left_is_swept_and_nothing_else(spool: Spool) -> None:
