@@ -61,6 +61,8 @@ class Decision(StrEnum):
     """What was decided for a series."""
 
     GRADED = "graded"
+    NOT_GRADABLE = "not-gradable"  # an axial T2 lumbar series that cannot be graded: the report says so
+    LOCATOR = "locator"  # the sagittal series that orients the reader; at most one per study
     REJECTED = "rejected"
 
 
@@ -68,6 +70,7 @@ class SeriesReason(StrEnum):
     """Why a series was chosen or not. Codes are stable: scripts and site rules may match them."""
 
     CHOSEN = "axial-t2-lumbar"
+    LOCATOR = "sagittal-locator"
     NOT_MR = "not-mr"
     NO_PIXEL_DATA = "no-pixel-data"
     UNREADABLE = "unreadable"
@@ -274,7 +277,7 @@ class SagittalSlice:
 
 @dataclass(frozen=True, slots=True)
 class SeriesDecision:
-    """Why a series was chosen or rejected, with the header values that decided it. No patient attribute is kept."""
+    """Why a series was chosen or not, with the header values that decided it. No patient attribute is kept."""
 
     series_instance_uid: str
     series_number: int | None
