@@ -90,7 +90,7 @@ def time_limit(association: Association, limit_s: float) -> Iterator[None]:
     A peer that takes the bytes in driblets makes pynetdicom wait without bound, even to send its abort: what ends that
     is to close the connection under it.
     """
-    timer = threading.Timer(limit_s, _hang_up, [association])
+    timer = threading.Timer(limit_s, hang_up, [association])
     timer.daemon = True
     timer.start()
     try:
@@ -99,7 +99,8 @@ def time_limit(association: Association, limit_s: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _hang_up(association: Association) -> None:
+def hang_up(association: Association) -> None:
+    """Close the connection under whoever waits for the peer, from any thread."""
     wrapper = association.dul.socket
     connected = None if wrapper is None else wrapper.socket
     if connected is not None:
