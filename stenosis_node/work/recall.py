@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stenosis_node.config import Config, Peer
@@ -22,21 +23,46 @@ if TYPE_CHECKING:
 log = logging.getLogger("stenosis_node.work.recall")
 
 
+class Means(StrEnum):
+    """How a result is withdrawn from a peer."""
+
+    NOTE = "rejection-note"
+    BY_HAND = "by-hand"  # its administrator deletes the documents
+    STOP = "delivery-stopped"  # nothing has reached it, and nothing will
+
+
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
     """What is done about one result at one peer."""
 
     target: RecallTarget
-    by_hand: str | None
-    """Why the peer gets no rejection note; None: it gets one."""
+    means: Means
+    because: str
+    """Why it is done by hand; empty otherwise."""
 
 
 def plan(targets: Iterable[RecallTarget], config: Config, spool: Spool) -> tuple[Withdrawal, ...]:
     """What a recall would do. Changes nothing."""
-    return tuple(Withdrawal(target, _obstacle(target, config.peers.get(target.peer), spool)) for target in targets)
+    return tuple(_plan_one(target, config.peers.get(target.peer), spool) for target in targets)
 
 
-def carry_out(
+def _plan_one(target: RecallTarget, peer: Peer | None, spool: Spool) -> Withdrawal:
+    if not target.documents:
+        if not target.unanswered:
+            return Withdrawal(target, Means.STOP, "")
+        return Withdrawal(target, Means.BY_HAND, "the peer never answered: it may have these documents or not")
+    if peer is None:
+        return Withdrawal(target, Means.BY_HAND, "the peer is not configured any more")
+    if not peer.rejection_notes:
+        return Withdrawal(target, Means.BY_HAND, "the peer takes no rejection notes")
+    try:
+        _delivered(target, spool)
+    except PermanentError as error:
+        return Withdrawal(target, Means.BY_HAND, str(error))
+    return Withdrawal(target, Means.NOTE, "")
+
+
+def recall(
     planned: Sequence[Withdrawal],
     *,
     why: str,
@@ -50,13 +76,9 @@ def carry_out(
     why     a sentence for the note and the job
     raises  TransientError when the disk or the database does not take it; then nothing is withdrawn
     """
-    notes = {
-        (one.target.result_id, one.target.peer): None
-        if one.by_hand
-        else _keep_note(one.target, why, config=config, spool=spool, now=now)
-        for one in planned
-    }
+    notes = _keep_notes(planned, f"Recalled: {why}", config=config, spool=spool, now=now)
     store.recall([one.target for one in planned], why=why, notes=notes, now=now)
+    log.info("%d results withdrawn from their peers", len(planned), extra={"event": "recalled"})
 
 
 def withdraw_predecessors(
@@ -79,21 +101,11 @@ def withdraw_predecessors(
         if target.peer == lease.peer and target.revision < lease.revision and target.documents
     ]
     if earlier:
+        planned = plan(earlier, config, spool)
         why = f"superseded by revision {lease.revision}"
-        carry_out(plan(earlier, config, spool), why=why, config=config, spool=spool, store=store, now=now)
+        notes = _keep_notes(planned, why.capitalize(), config=config, spool=spool, now=now)
+        store.recall(earlier, why=why, notes=notes, now=now)
     return len(earlier)
-
-
-def _obstacle(target: RecallTarget, peer: Peer | None, spool: Spool) -> str | None:
-    if peer is None:
-        return "the peer is not configured any more"
-    if not peer.rejection_notes:
-        return "the peer takes no rejection notes"
-    try:
-        _delivered(target, spool)
-    except PermanentError as error:
-        return str(error)
-    return None
 
 
 def _delivered(target: RecallTarget, spool: Spool) -> list[Document]:
@@ -106,8 +118,20 @@ def _delivered(target: RecallTarget, spool: Spool) -> list[Document]:
         raise PermanentError("the documents are not stored here any more, so no note can be made") from None
 
 
+def _keep_notes(
+    planned: Iterable[Withdrawal], why: str, *, config: Config, spool: Spool, now: datetime | None
+) -> dict[tuple[int, str], str | None]:
+    """Spool key of the note by result and peer, None for those that get none."""
+    return {
+        (one.target.result_id, one.target.peer): _keep_note(one.target, why, config=config, spool=spool, now=now)
+        if one.means is Means.NOTE
+        else None
+        for one in planned
+    }
+
+
 def _keep_note(target: RecallTarget, why: str, *, config: Config, spool: Spool, now: datetime | None) -> str:
-    """Spool key of the note; the same withdrawal asked for twice has one note."""
+    """Make the note, unless the same withdrawal was asked for before."""
     from stenosis_node import report  # highdicom, which the delivering process needs for nothing else
 
     rejected = _delivered(target, spool)
