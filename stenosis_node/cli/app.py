@@ -14,8 +14,11 @@ from stenosis_node.cli.init import init
 from stenosis_node.cli.jobs import cancel, job, jobs, retry
 from stenosis_node.cli.outcome import ExitCode, exit_code
 from stenosis_node.cli.output import complain
+from stenosis_node.cli.peers import pause, peers, resume
 from stenosis_node.cli.probe import probe
+from stenosis_node.cli.recall import recall
 from stenosis_node.cli.serve import serve
+from stenosis_node.cli.status import status
 from stenosis_node.cli.version import version
 from stenosis_node.errors import NodeError
 
@@ -68,7 +71,23 @@ def options(
         set_up_logging("cli", "DEBUG")
 
 
-for verb in (serve, grade, jobs, job, retry, cancel, probe, doctor, init, version):
+for verb in (
+    serve,
+    status,
+    grade,
+    jobs,
+    job,
+    retry,
+    cancel,
+    recall,
+    peers,
+    pause,
+    resume,
+    probe,
+    doctor,
+    init,
+    version,
+):
     app.command()(verb)
 
 

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stenosis_node.cli.output import decisions_table, local_time, table
-from stenosis_node.domain import JobState
+from stenosis_node.domain import DeliveryState, JobState
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from stenosis_node.cli.findings import Outcomes
-    from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary, ResultSummary
+    from stenosis_node.jobs import DeliverySummary, JobDetail, JobSummary, ResultSummary, WithdrawalSummary
 
 UID_CHARACTERS = 24
 """A longer UID is shortened in the middle where many jobs share a table."""
@@ -84,6 +84,8 @@ def job_sections(detail: JobDetail, outcomes: Mapping[str, Outcomes | None]) -> 
     yield f"Study {job.study_instance_uid}, {job.n_instances} images, last at {local_time(job.last_instance_at)}"
     if said := activity(job):
         yield said[0].upper() + said[1:]
+    if job.complete_because:
+        yield f"Complete because {job.complete_because}"
     if detail.conflicts:
         yield f"{detail.conflicts} times other bytes came under a known UID: the first were kept, see the quarantine"
     if detail.series:
@@ -96,8 +98,14 @@ def job_sections(detail: JobDetail, outcomes: Mapping[str, Outcomes | None]) -> 
         yield f"Result, revision {result.revision}: {_made(result)}; made {local_time(result.created_at)}"
         found = outcomes.get(result.chosen_key)
         yield f"Slices: {found.sentence() if found else 'what was found is not stored here any more'}"
+        if result.bundle:
+            yield f"Weights: {result.bundle}, digest {(result.bundle_digest or '')[:12]}"
+        if result.withdrawn_at is not None:
+            yield f"Withdrawn {local_time(result.withdrawn_at)}: {result.withdrawn_why}"
     for delivery in detail.deliveries:
         yield from _delivery_sections(delivery, detail)
+    for withdrawal in detail.withdrawals:
+        yield from _withdrawal_lines(withdrawal)
 
 
 def _made(result: ResultSummary) -> str:
@@ -120,6 +128,9 @@ def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator
     )
     if delivery.message:
         yield delivery.message
+    if delivery.state is DeliveryState.FAILED:
+        yield f"Nobody tries it any more: 'stenosis-node retry {detail.job.id}' does, or retry --peer {delivery.peer}"
+    yield from _commitment_lines(delivery)
     kinds = {document.sop_instance_uid: document.kind.value for r in detail.results for document in r.documents}
     answers: dict[tuple[str, str, str], list[datetime]] = {}
     for receipt in delivery.receipts:
@@ -129,6 +140,38 @@ def _delivery_sections(delivery: DeliverySummary, detail: JobDetail) -> Iterator
     if answers:
         rows = ((kind, str(len(at)), status, text, local_time(max(at))) for (kind, status, text), at in answers.items())
         yield table(("=Sent", ">Count", "=Answer", "Text", "=Last"), rows)
+
+
+def _commitment_lines(delivery: DeliverySummary) -> Iterator[str]:
+    if delivery.committed_at is not None:
+        yield f"Delivered and committed at {local_time(delivery.committed_at)}"
+    elif delivery.commit_requested_at is not None:
+        asked = f"{delivery.commit_attempts} time{'s' * (delivery.commit_attempts != 1)}"
+        again = f", again at {local_time(delivery.commit_due_at)}" if delivery.commit_due_at else ""
+        yield f"Commitment was asked for {asked}, last at {local_time(delivery.commit_requested_at)}{again}"
+
+
+def _withdrawal_lines(withdrawal: WithdrawalSummary) -> Iterator[str]:
+    """What was withdrawn and how; where a person must delete, the UIDs to delete."""
+    from stenosis_node.jobs import WithdrawalState
+
+    number = len(withdrawal.sop_instance_uids)
+    yield (
+        f"\nWithdrawal of revision {withdrawal.revision} from {withdrawal.peer}, {withdrawal.reason} "
+        f"{withdrawal.why}: {withdrawal.state} since {local_time(withdrawal.state_since)}"
+    )
+    if withdrawal.message:
+        yield withdrawal.message
+    match withdrawal.state:
+        case WithdrawalState.BY_HAND:
+            yield f"The administrator of {withdrawal.peer} must delete:"
+            yield from (f"  {uid}" for uid in withdrawal.sop_instance_uids)
+        case WithdrawalState.DELIVERED:
+            yield f"A rejection note for {number} documents was sent"
+        case WithdrawalState.PENDING:
+            yield f"A rejection note for {number} documents waits to be sent"
+        case WithdrawalState.FAILED:
+            yield f"Nobody sends the rejection note any more: 'stenosis-node retry --peer {withdrawal.peer}' does"
 
 
 def _clock(moment: datetime) -> str:

@@ -88,15 +88,45 @@ def job(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> No
             show(section)
 
 
-def retry(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
+def retry(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Number of the job, or its Study Instance UID.")
+    ] = None,
+    peer: Annotated[
+        str | None, typer.Option(help="Instead of a job: everything that was given up for this peer.", metavar="PEER")
+    ] = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
     """Try again now, from where the job stopped. A complete result is never graded again."""
-    with open_job(load_config(config), name) as (store, detail):
+    settings = load_config(config)
+    if peer is not None and name is None:
+        _retry_peer(peer, settings, as_json)
+        return
+    if name is None or peer is not None:
+        raise ConfigError("retry needs either a job or --peer")
+    with open_job(settings, name) as (store, detail):
         state = store.retry(detail.job.id)
     if as_json or state is not detail.job.state:
         _confirm(detail, state, as_json)
     else:
         step = "grading" if state is JobState.RECEIVED else "delivery"
         say(f"job {detail.job.id} is {state}: {step} is tried again now")
+
+
+def _retry_peer(peer: str, settings: Config, as_json: bool) -> None:
+    with open_store(settings) as store:
+        found = next((one for one in store.peers() if one.name == peer), None)
+        if found is None and peer not in settings.peers:
+            raise NotFound(f"no peer {peer!r}; 'stenosis-node peers' lists them")
+        number = store.retry_peer(peer)
+    if as_json:
+        print_json({"peer": peer, "retried": number, "paused": found is not None and found.paused})
+        return
+    what = "1 delivery or withdrawal is" if number == 1 else f"{number} deliveries and withdrawals are"
+    say(f"{peer}: {what} tried again now" if number else f"{peer}: nothing was given up")
+    if found is not None and found.paused:
+        complain(f"{peer} is paused: nothing is sent to it until 'stenosis-node resume {peer}'")
 
 
 def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:

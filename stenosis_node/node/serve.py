@@ -15,6 +15,7 @@ from stenosis_node.node.checks import check_bundle, check_delivery, check_port, 
 from stenosis_node.node.child import ROLES
 from stenosis_node.node.chores import chores
 from stenosis_node.node.logs import set_up_logging
+from stenosis_node.node.metrics import metrics_server
 from stenosis_node.node.signals import stop_on_signals
 from stenosis_node.node.supervisor import Supervisor
 from stenosis_node.spool import Spool
@@ -55,7 +56,7 @@ def serve(config_path: Path | None, config: Config) -> int:
                 count, name, name, extra={"event": "unknown_peer"},
             )  # fmt: skip
         try:
-            with chores(config, spool, store):
+            with metrics_server(config, store, bundle), chores(config, spool, store):
                 code = Supervisor(config, store, ROLES, name=_node_name(config)).run(stop)
         finally:
             store.close()

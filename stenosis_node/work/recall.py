@@ -6,21 +6,27 @@ A note lists exactly the documents that its peer confirmed. It is in the spool b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stenosis_node.config import Config, Peer
 from stenosis_node.domain import Document
-from stenosis_node.errors import PermanentError
+from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.jobs import WithdrawalReason
 
 if TYPE_CHECKING:
     from stenosis_node.jobs import DeliveryLease, JobStore, RecallTarget
     from stenosis_node.spool import Spool
 
 log = logging.getLogger("stenosis_node.work.recall")
+
+UNDER_WAY_S: Final = 90.0
+"""Longer than a peer that hangs is waited for."""
+POLL_S: Final = 0.5
 
 
 class Means(StrEnum):
@@ -63,32 +69,43 @@ def _plan_one(target: RecallTarget, peer: Peer | None, spool: Spool) -> Withdraw
 
 
 def recall(
-    planned: Sequence[Withdrawal],
+    find: Callable[[], Iterable[RecallTarget]],
     *,
     why: str,
     config: Config,
     spool: Spool,
     store: JobStore,
-    now: datetime | None = None,
-) -> None:
+    limit_s: float = UNDER_WAY_S,
+) -> tuple[Withdrawal, ...]:
     """Do it: notes into the spool, then one transaction that also stops what was still to be delivered.
 
-    why     a sentence for the note and the job
-    raises  TransientError when the disk or the database does not take it; then nothing is withdrawn
+    find     reads the targets; asked again when one of them was being delivered, until that is over
+    why      a sentence for the note and the job
+    limit_s  how long to wait for deliveries that are under way
+    raises   TransientError when the disk or the database does not take it; then nothing is withdrawn
     """
-    notes = _keep_notes(planned, f"Recalled: {why}", config=config, spool=spool, now=now)
-    store.recall([one.target for one in planned], why=why, notes=notes, now=now)
-    log.info("%d results withdrawn from their peers", len(planned), extra={"event": "recalled"})
+    deadline = time.monotonic() + limit_s
+    while True:
+        planned = plan(find(), config, spool)
+        notes = _keep_notes(planned, f"Recalled: {why}", config, spool)
+        try:
+            store.recall([one.target for one in planned], why=why, notes=notes)
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+        else:
+            log.info("%d results withdrawn from their peers", len(planned), extra={"event": "recalled"})
+            return planned
 
 
-def withdraw_predecessors(
-    lease: DeliveryLease, *, config: Config, spool: Spool, store: JobStore, now: datetime | None = None
-) -> int:
+def withdraw_predecessors(lease: DeliveryLease, *, config: Config, spool: Spool, store: JobStore) -> int:
     """Ask for the withdrawal of every earlier revision that the peer of this delivery holds; how many there were.
 
     The worker that delivers to a peer calls it when the peer has confirmed every document of the new revision, just
     before ``advance_delivery``: after a crash in between it is called again, and what is withdrawn already is left
-    alone. A peer that takes no rejection notes keeps the earlier revisions; the new one says which it supersedes.
+    alone. The notes leave when the new revision is DELIVERED, committed where that is asked for. A peer that takes no
+    rejection notes keeps the earlier revisions; the new one says which it supersedes.
 
     raises  TransientError when the disk or the database does not take it
     """
@@ -101,10 +118,9 @@ def withdraw_predecessors(
         if target.peer == lease.peer and target.revision < lease.revision and target.documents
     ]
     if earlier:
-        planned = plan(earlier, config, spool)
-        why = f"superseded by revision {lease.revision}"
-        notes = _keep_notes(planned, why.capitalize(), config=config, spool=spool, now=now)
-        store.recall(earlier, why=why, notes=notes, now=now)
+        why = f"by revision {lease.revision}"
+        notes = _keep_notes(plan(earlier, config, spool), f"Superseded {why}", config, spool)
+        store.recall(earlier, why=why, notes=notes, reason=WithdrawalReason.SUPERSEDED)
     return len(earlier)
 
 
@@ -119,24 +135,24 @@ def _delivered(target: RecallTarget, spool: Spool) -> list[Document]:
 
 
 def _keep_notes(
-    planned: Iterable[Withdrawal], why: str, *, config: Config, spool: Spool, now: datetime | None
+    planned: Iterable[Withdrawal], why: str, config: Config, spool: Spool
 ) -> dict[tuple[int, str], str | None]:
     """Spool key of the note by result and peer, None for those that get none."""
     return {
-        (one.target.result_id, one.target.peer): _keep_note(one.target, why, config=config, spool=spool, now=now)
+        (one.target.result_id, one.target.peer): _keep_note(one.target, why, config, spool)
         if one.means is Means.NOTE
         else None
         for one in planned
     }
 
 
-def _keep_note(target: RecallTarget, why: str, *, config: Config, spool: Spool, now: datetime | None) -> str:
+def _keep_note(target: RecallTarget, why: str, config: Config, spool: Spool) -> str:
     """Make the note, unless the same withdrawal was asked for before."""
     from stenosis_node import report  # highdicom, which the delivering process needs for nothing else
 
     rejected = _delivered(target, spool)
     key = report.rejection_note_key(rejected, why)
     if spool.documents(key) is None:
-        created = (now or datetime.now(UTC)).replace(microsecond=0)
+        created = datetime.now(UTC).replace(microsecond=0)
         spool.put_documents(key, [report.rejection_note(rejected, why=why, created=created, settings=config.report)])
     return key

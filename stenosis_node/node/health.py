@@ -1,0 +1,126 @@
+"""Is the node healthy: one judgement, for ``stenosis-node status``, its exit code, and ``/health``.
+
+Silence must never read as healthy: whatever waits for a human stays a problem until somebody retried or cancelled it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from stenosis_node.config import Config
+from stenosis_node.jobs import NodeStatus, PeerSummary
+
+FAILING_S: Final = 120.0
+"""A peer whose deliveries have failed for less than this, the time of a restart, is not reported."""
+WAITING_S: Final = 3600.0
+"""A complete study that has not been graded for this long is reported."""
+
+
+class PeerState(StrEnum):
+    """What an administrator must know of a peer, the worst first."""
+
+    UNKNOWN = "unknown"  # work waits for it, but it is not configured
+    DEAD_LETTERS = "dead-letters"  # deliveries or withdrawals that nobody tries any more
+    FAILING = "failing"  # what waits for it was tried, and failed
+    PAUSED = "paused"
+    OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that an administrator must look at."""
+
+    about: str
+    sentence: str
+    fix: str
+
+
+def peer_state(peer: PeerSummary, config: Config) -> PeerState:
+    """The state of one peer."""
+    waits = peer.pending + peer.waiting_commitment + peer.pending_withdrawals
+    if peer.name not in config.peers:
+        return PeerState.UNKNOWN if waits or peer.failed or peer.failed_withdrawals else PeerState.OK
+    if peer.failed or peer.failed_withdrawals:
+        return PeerState.DEAD_LETTERS
+    if peer.paused:
+        return PeerState.PAUSED
+    return PeerState.FAILING if waits and _failed_last(peer) else PeerState.OK
+
+
+def free_bytes(config: Config) -> int | None:
+    """Room on the disk of the spool; None when there is no spool yet."""
+    try:
+        return shutil.disk_usage(config.spool).free
+    except OSError:
+        return None
+
+
+def problems(status: NodeStatus, config: Config, *, free: int | None) -> tuple[Problem, ...]:
+    """Everything that needs a human, the worst first.
+
+    free  bytes left on the disk of the spool
+    """
+    return tuple(_problems(status, config, free))
+
+
+def _problems(status: NodeStatus, config: Config, free: int | None) -> Iterator[Problem]:
+    limit_mb = config.receive.min_free_mb
+    if free is not None and free < limit_mb * 1_000_000:
+        yield Problem(
+            "disk", f"{free // 1_000_000} MB free: below {limit_mb} MB nothing is received",
+            "free space, or lower retention.instances_days",
+        )  # fmt: skip
+    if status.failed:
+        yield Problem(
+            "jobs", f"{_count(status.failed, 'job')} failed",
+            "'stenosis-node jobs --state failed' says why; then retry or cancel each",
+        )  # fmt: skip
+    if status.oldest_waiting_s > WAITING_S:
+        yield Problem(
+            "grading", f"a complete study waits since {status.oldest_waiting_s / 3600:.1f} h",
+            "look into the log for what the grading process does",
+        )  # fmt: skip
+    for peer in status.peers:
+        yield from _of_peer(peer, status, config)
+
+
+def _of_peer(peer: PeerSummary, status: NodeStatus, config: Config) -> Iterator[Problem]:
+    about = f"peer {peer.name}"
+    last = f": {peer.last_error}" if peer.last_error and _failed_last(peer) else ""
+    match peer_state(peer, config):
+        case PeerState.UNKNOWN:
+            yield Problem(
+                about, "results wait for it, but it is not configured",
+                f"add [peers.{peer.name}] again, or cancel these jobs",
+            )  # fmt: skip
+        case PeerState.DEAD_LETTERS:
+            dead = [(peer.failed, "delivery", "deliveries"), (peer.failed_withdrawals, "withdrawal", "withdrawals")]
+            words = " and ".join(_count(number, one, many) for number, one, many in dead if number)
+            yield Problem(about, f"{words} given up{last}", f"repair it, then 'stenosis-node retry --peer {peer.name}'")
+        case PeerState.FAILING if failing_s(peer, status) > FAILING_S:
+            yield Problem(
+                about, f"failing for {failing_s(peer, status) / 60:.0f} min{last}",
+                f"'stenosis-node probe {peer.name}' says whether it answers",
+            )  # fmt: skip
+        case _:
+            return
+
+
+def failing_s(peer: PeerSummary, status: NodeStatus) -> float:
+    """For how long nothing has gone well with what waits for the peer."""
+    since = [moment for moment in (peer.oldest_pending_at, peer.last_success_at) if moment is not None]
+    return (status.at - max(since)).total_seconds() if since else 0.0
+
+
+def _failed_last(peer: PeerSummary) -> bool:
+    if peer.last_error_at is None:
+        return False
+    return peer.last_success_at is None or peer.last_success_at < peer.last_error_at
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
