@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 from stenosis_node.jobs.admin import Admin
+from stenosis_node.jobs.commitment import CommitmentOutcome, Committing
+from stenosis_node.jobs.completeness import Completeness
 from stenosis_node.jobs.delivering import Delivering
 from stenosis_node.jobs.grading import Grading
+from stenosis_node.jobs.leases import CheckLease, CommitmentLease, DeliveryLease, Lease, WithdrawalLease
+from stenosis_node.jobs.peers import Peers
+from stenosis_node.jobs.reading import Reading
 from stenosis_node.jobs.receiving import Receiving
 from stenosis_node.jobs.records import (
     MR_CLASSES,
     BeingDeleted,
-    DeliveryLease,
     DeliverySummary,
     DocumentRow,
     EventKind,
     JobDetail,
     JobEvent,
     JobSummary,
-    Lease,
+    NodeStatus,
+    PeerCapability,
     PeerSpec,
+    PeerSummary,
     PreviousResult,
     Purge,
+    RecallTarget,
     Receipt,
     ResultSummary,
     Step,
     StoredInstance,
     Touch,
+    WithdrawalReason,
+    WithdrawalState,
+    WithdrawalSummary,
     split_alternatives,
 )
 from stenosis_node.jobs.retention import Retention
+from stenosis_node.jobs.withdrawals import Withdrawing
 
 __all__ = [
     "MR_CLASSES",
     "BeingDeleted",
+    "CheckLease",
+    "CommitmentLease",
+    "CommitmentOutcome",
     "DeliveryLease",
     "DeliverySummary",
     "DocumentRow",
@@ -41,19 +55,27 @@ __all__ = [
     "JobStore",
     "JobSummary",
     "Lease",
+    "NodeStatus",
+    "PeerCapability",
     "PeerSpec",
+    "PeerSummary",
     "PreviousResult",
     "Purge",
+    "RecallTarget",
     "Receipt",
     "ResultSummary",
     "Step",
     "StoredInstance",
     "Touch",
+    "WithdrawalLease",
+    "WithdrawalReason",
+    "WithdrawalState",
+    "WithdrawalSummary",
     "split_alternatives",
 ]
 
 
-class JobStore(Receiving, Grading, Delivering, Admin, Retention):
+class JobStore(Receiving, Completeness, Grading, Delivering, Committing, Withdrawing, Peers, Reading, Admin, Retention):
     """Every row of the node. Safe to share between the threads of one process; each process makes its own.
 
     Times are aware; ``now`` is the caller's clock, None the clock of the database (SQLite: of this machine).

@@ -1,84 +1,45 @@
-"""What an administrator reads and does: the list, the whole story of a job, retry, cancel, hold."""
+"""What an administrator does: retry, cancel, hold."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, select, update
+from sqlalchemy import Connection, Row, exists, select, update
 
-from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesDecision, SeriesReason
+from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import PermanentError
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.grading import read_documents
-from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
-from stenosis_node.jobs.records import (
-    MR_CLASSES,
-    DeliverySummary,
-    EventKind,
-    JobDetail,
-    JobEvent,
-    JobSummary,
-    Receipt,
-    ResultSummary,
-    Step,
-)
+from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job, settle
+from stenosis_node.jobs.peers import retry_withdrawals
+from stenosis_node.jobs.records import MR_CLASSES, EventKind, Step
 from stenosis_node.jobs.retention import lacks_files
-from stenosis_node.jobs.schema import delivery, event, instance, job, receipt, result, series
+from stenosis_node.jobs.schema import delivery, instance, job, result, withdrawal
 
 
 class Admin(Database):
     """The part of the store that the CLI and the supervisor use."""
 
-    # ----------------------------------------------------------------- reading
-
-    def list_jobs(
-        self, *, states: Collection[JobState] | None = None, study: str | None = None, limit: int = 50
-    ) -> tuple[JobSummary, ...]:
-        """Jobs, newest first.
-
-        states   only these; None: all
-        study    only the job of this Study Instance UID
-        """
-        wanted = select(job).order_by(job.c.id.desc()).limit(limit)
-        if states is not None:
-            wanted = wanted.where(job.c.state.in_(states))
-        if study is not None:
-            wanted = wanted.where(job.c.study_instance_uid == study)
-        with self._reading() as connection:
-            return tuple(_summary(row) for row in connection.execute(wanted))
-
-    def counts(self) -> dict[JobState, int]:
-        """Number of jobs in each state, zeros included."""
-        with self._reading() as connection:
-            found = connection.execute(select(job.c.state, func.count()).group_by(job.c.state)).all()
-        return dict.fromkeys(JobState, 0) | {JobState(state): n for state, n in found}
-
-    def job(self, id_or_study_uid: int | str) -> JobDetail | None:
-        """Everything known about a job, found by its number or its Study Instance UID; None when there is none."""
-        by_id = str(id_or_study_uid).isdecimal() and len(str(id_or_study_uid)) < 19  # fits the column
-        condition = job.c.id == int(id_or_study_uid) if by_id else job.c.study_instance_uid == id_or_study_uid
-        with self._reading() as connection:
-            row = connection.execute(select(job).where(condition)).first()
-            return None if row is None else _detail(connection, row)
-
-    # ----------------------------------------------------------------- acting
-
     def retry(self, job_id: int, *, now: datetime | None = None) -> JobState:
         """Go back to the last durable fact and try again now; returns the state.
 
         A job that stopped in delivery, or that only waits for another attempt of it, is GRADED: only deliveries that
-        failed are pending again, and a complete result is never graded again. Any other is RECEIVED.
+        failed are pending again, and a complete result is never graded again. Any other is RECEIVED, also one whose
+        result was recalled. Withdrawals of its results that failed are pending again; when a job has such and was
+        recalled, nothing else happens.
 
         raises  PermanentError when there is no such job or nothing to retry
         """
         with self._writing() as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
+            n_withdrawals = retry_withdrawals(connection, withdrawal.c.job_id == job_id, now)
+            recalled = row.state == JobState.CANCELLED and _latest_is_withdrawn(connection, row)
+            if n_withdrawals and recalled:
+                add_event(connection, job_id, now, EventKind.RETRIED, "withdrawal retried by an administrator")
+                return JobState.CANCELLED
             match JobState(row.state):
-                case JobState.FAILED | JobState.CANCELLED if row.failed_in == Step.DELIVER:
+                case JobState.FAILED | JobState.CANCELLED if row.failed_in == Step.DELIVER and not recalled:
                     _retry_deliveries(connection, row, now)
                     state = JobState.GRADED
                 case JobState.FAILED | JobState.CANCELLED | JobState.REJECTED:
@@ -90,7 +51,7 @@ class Admin(Database):
                         raise PermanentError(f"job {job_id} waits for its turn or its quiet period; nothing to retry")
                     state = JobState.RECEIVED
                 case JobState.GRADED | JobState.DELIVERED:
-                    if not _retry_deliveries(connection, row, now):
+                    if not _retry_deliveries(connection, row, now) and not n_withdrawals:
                         raise PermanentError(f"job {job_id} is {row.state} and no delivery waits; nothing to retry")
                     state = JobState(row.state)
             changed: dict[str, Any] = {} if state == row.state else {"state_since": now}
@@ -109,6 +70,8 @@ class Admin(Database):
                 **changed,
             )
             add_event(connection, job_id, now, EventKind.RETRIED, f"retried by an administrator, was {row.state}")
+            if state == JobState.GRADED:  # peers may have committed to everything while the job was cancelled
+                return settle(connection, job_id, now)
             return state
 
     def cancel(self, job_id: int, *, now: datetime | None = None) -> None:
@@ -156,8 +119,10 @@ class Admin(Database):
         with self._writing() as connection:
             now = self._now(connection, now)
             freed = 0
-            for table, id_column in ((job, job.c.id), (delivery, delivery.c.job_id)):
-                freeing = update(table).where(table.c.lease_worker == worker).values(**NO_LEASE).returning(id_column)
+            for table in (job, delivery, withdrawal):
+                job_id_column = table.c.id if table is job else table.c.job_id
+                freeing = update(table).where(table.c.lease_worker == worker).values(**NO_LEASE)
+                freeing = freeing.returning(job_id_column)
                 for job_id in connection.execute(freeing).scalars().all():
                     add_event(connection, job_id, now, EventKind.WORKER_DIED, f"{worker} died while it worked on this")
                     freed += 1
@@ -182,119 +147,22 @@ def _refuse_if_gone(connection: Connection, row: Row[Any]) -> None:
         raise PermanentError(f"files of the study of job {row.id} have been deleted; send the whole study again")
 
 
+def _latest_is_withdrawn(connection: Connection, row: Row[Any]) -> bool:
+    latest = (result.c.job_id == row.id) & (result.c.revision == row.revision)
+    withdrawn: bool = connection.execute(
+        select(exists().where(latest, result.c.withdrawn_at.is_not(None)))
+    ).scalar_one()
+    return withdrawn
+
+
 def _retry_deliveries(connection: Connection, row: Row[Any], now: datetime) -> bool:
     """Failed deliveries of the latest result are pending again, waiting ones are due. Whether there were any."""
     latest = select(result.c.id).where(result.c.job_id == row.id, result.c.revision == row.revision).scalar_subquery()
     failed = delivery.c.state == DeliveryState.FAILED
     waiting = (delivery.c.state == DeliveryState.PENDING) & (delivery.c.retry_at > now)
     again = update(delivery).where(delivery.c.result_id == latest, failed | waiting)
-    changed = connection.execute(
-        again.values(state=DeliveryState.PENDING, state_since=now, attempts=0, retry_at=now, message=None)
-    )
-    return changed.rowcount > 0
-
-
-# --------------------------------------------------------------------------- rows to records
-
-
-def _summary(row: Row[Any]) -> JobSummary:
-    return JobSummary(
-        id=row.id,
-        study_instance_uid=row.study_instance_uid,
-        state=JobState(row.state),
-        state_since=row.state_since,
-        failed_in=None if row.failed_in is None else Step(row.failed_in),
-        reason=row.reason,
-        message=row.message,
-        created_at=row.created_at,
-        last_instance_at=row.last_instance_at,
-        n_instances=row.n_instances,
-        quiet_until=row.quiet_until,
-        retry_at=row.retry_at,
-        held=row.held,
-        attempts=row.attempts,
-        worker=row.lease_worker,
-        lease_until=row.lease_until,
-        revision=row.revision,
-        first_claimed_at=row.first_claimed_at,
-    )
-
-
-def _detail(connection: Connection, row: Row[Any]) -> JobDetail:
-    decisions = connection.execute(
-        select(series)
-        .where(series.c.job_id == row.id)
-        .order_by(series.c.series_number.is_(None), series.c.series_number, series.c.series_instance_uid)
-    )
-    events = connection.execute(select(event).where(event.c.job_id == row.id).order_by(event.c.id))
-    conflicts = select(func.coalesce(func.sum(instance.c.conflicts), 0)).where(instance.c.job_id == row.id)
-    results = connection.execute(select(result).where(result.c.job_id == row.id).order_by(result.c.revision)).all()
-    return JobDetail(
-        job=_summary(row),
-        series=tuple(
-            SeriesDecision(
-                series_instance_uid=r.series_instance_uid,
-                series_number=r.series_number,
-                description=r.description,
-                n_instances=r.n_instances,
-                decision=Decision(r.decision),
-                reason=SeriesReason(r.reason),
-                sentence=r.sentence,
-                values=dict(r.header_values),
-            )
-            for r in decisions
-        ),
-        events=tuple(JobEvent(at=r.at, kind=EventKind(r.kind), sentence=r.sentence) for r in events),
-        results=tuple(
-            ResultSummary(
-                revision=r.revision,
-                result_key=r.result_key,
-                chosen_key=r.chosen_key,
-                first_claimed_at=r.first_claimed_at,
-                created_at=r.created_at,
-                documents=read_documents(connection, r.id),
-            )
-            for r in results
-        ),
-        deliveries=_deliveries(connection, row.id),
-        conflicts=int(connection.execute(conflicts).scalar_one()),
-    )
-
-
-def _deliveries(connection: Connection, job_id: int) -> tuple[DeliverySummary, ...]:
-    receipts: dict[int, list[Receipt]] = defaultdict(list)
-    answered = (
-        select(receipt)
-        .join(delivery, delivery.c.id == receipt.c.delivery_id)
-        .where(delivery.c.job_id == job_id)
-        .order_by(receipt.c.at, receipt.c.sop_instance_uid)
-    )
-    for r in connection.execute(answered):
-        receipts[r.delivery_id].append(
-            Receipt(sop_instance_uid=r.sop_instance_uid, status=r.status, text=r.text, confirmed=r.confirmed, at=r.at)
-        )
-    wanted = (
-        select(delivery, result.c.revision, result.c.result_key)
-        .join(result, result.c.id == delivery.c.result_id)
-        .where(delivery.c.job_id == job_id)
-        .order_by(result.c.revision, delivery.c.peer)
-    )
-    return tuple(
-        DeliverySummary(
-            id=r.id,
-            revision=r.revision,
-            result_key=r.result_key,
-            peer=r.peer,
-            required=r.required,
-            state=DeliveryState(r.state),
-            state_since=r.state_since,
-            message=r.message,
-            attempts=r.attempts,
-            retry_at=r.retry_at,
-            started_at=r.started_at,
-            worker=r.lease_worker,
-            lease_until=r.lease_until,
-            receipts=tuple(receipts[r.id]),
-        )
-        for r in connection.execute(wanted)
-    )
+    fresh = {"state": DeliveryState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
+    changed = connection.execute(again.values(**fresh, commit_attempts=0)).rowcount
+    sent = (delivery.c.state == DeliveryState.SENT) & (delivery.c.commit_due_at > now)
+    asking = update(delivery).where(delivery.c.result_id == latest, sent)
+    return changed + connection.execute(asking.values(commit_due_at=now, commit_attempts=0)).rowcount > 0

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
 
 from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.jobs.schema import peer
 
 BUSY_TIMEOUT_S: Final = 30
 MIGRATION_LOCK: Final = 0x57E0_515D
@@ -62,7 +63,7 @@ class Database:
             if self._is_sqlite:
                 _create_sqlite_file(self._url.database)
                 _enable_wal(self._engine)
-            with self._engine.begin() as connection:
+            with self._engine.connect() as connection, _rebuilding_tables(connection), connection.begin():
                 if not self._is_sqlite:
                     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                 config = AlembicConfig()
@@ -70,6 +71,10 @@ class Database:
                 config.set_main_option("path_separator", "os")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                if self._is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
+                    raise ConfigError(
+                        f"jobs.database_url: rows of the job database refer to rows that are gone: {broken}"
+                    )
         except CommandError as error:
             raise ConfigError(
                 f"jobs.database_url: the database was made by a newer version of this node ({error})"
@@ -108,6 +113,28 @@ class Database:
     def _insert(self, table: Table) -> Any:
         """INSERT of the dialect, for ON CONFLICT."""
         return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    def _upsert_peer(self, connection: Connection, name: str, **values: Any) -> None:
+        """Change columns of a peer; the row is made when there is none. Locked after jobs and deliveries."""
+        writing = self._insert(peer).values(name=name, **values)
+        if values:
+            connection.execute(writing.on_conflict_do_update(index_elements=[peer.c.name], set_=values))
+        else:
+            connection.execute(writing.on_conflict_do_nothing())
+
+
+@contextmanager
+def _rebuilding_tables(connection: Connection) -> Iterator[None]:
+    """Outside of a transaction: SQLite cannot change a table to which others refer while it checks foreign keys."""
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        yield
+        return
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
 
 
 def _make_engine(url: str) -> Engine:

@@ -10,9 +10,20 @@ from sqlalchemy import Connection, Row, select, update
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, add_event, held_delivery, new_token, set_delivery, settle
-from stenosis_node.jobs.records import DeliveryLease, EventKind, Step
-from stenosis_node.jobs.schema import delivery, job, receipt, result
+from stenosis_node.jobs.leases import (
+    DELIVERABLE,
+    NO_LEASE,
+    DeliveryLease,
+    add_event,
+    fail_delivery,
+    held_delivery,
+    is_paused,
+    new_token,
+    set_delivery,
+    settle,
+)
+from stenosis_node.jobs.records import EventKind
+from stenosis_node.jobs.schema import delivery, document, job, receipt, result
 
 STORED: Final = frozenset({0x0000, 0x0001, 0x0107, 0x0111, 0x0116, *range(0xB000, 0xC000)})
 """Success, the warnings of PS3.7 C and PS3.4 B.2.3, and 0x0111: the peer has the document already."""
@@ -26,14 +37,17 @@ class Delivering(Database):
     ) -> DeliveryLease | None:
         """Take the delivery to ``peer`` that has waited longest, None when there is none. Counts an attempt.
 
-        Only the latest result of a job is delivered, and none while the study is open again. The delivery is marked as
-        started here, before a byte can leave. One whose attempts are used up, because whoever had it died, fails here.
+        Only the latest result of a job is delivered, and none while the study is open again, while the job is held or
+        while the peer is paused. The delivery is marked as started here, before a byte can leave. One whose attempts
+        are used up, because whoever had it died, fails here.
         """
         with self._writing() as connection:
             now = self._now(connection, now)
             while (row := connection.execute(_next_delivery(peer, now)).first()) is not None:
                 if row.attempts >= max_attempts:
-                    _fail(connection, row, f"the delivering process died {row.attempts} times on it", now)
+                    died = f"the delivering process died {row.attempts} times on it"
+                    given_up = f"given up after {row.attempts} attempts: {row.message}"
+                    fail_delivery(connection, row, given_up if row.commit_attempts else died, now)
                     continue
                 lease = DeliveryLease(
                     delivery_id=row.id,
@@ -113,16 +127,33 @@ class Delivering(Database):
                 )
             )
 
-    def advance_delivery(self, lease: DeliveryLease, *, now: datetime | None = None) -> JobState:
-        """The peer has everything. Returns the state of the job: DELIVERED after the last required one. LeaseLost."""
+    def advance_delivery(
+        self, lease: DeliveryLease, *, commitment: bool = False, now: datetime | None = None
+    ) -> JobState:
+        """The peer has confirmed everything. Returns the state of the job: DELIVERED after the last required one.
+
+        commitment  the peer is asked for storage commitment: the delivery is SENT until it has committed
+        raises      LeaseLost
+        """
         with self._writing() as connection:
             now = self._now(connection, now)
             job_row, row = held_delivery(connection, lease)
-            set_delivery(
-                connection, row.id, state=DeliveryState.DELIVERED, state_since=now, message=None, attempts=0, **NO_LEASE
-            )
-            sentence = f"{lease.peer} has everything of revision {lease.revision}"
-            add_event(connection, job_row.id, now, EventKind.DELIVERY_DONE, sentence)
+            if commitment and uncommitted(connection, row):
+                set_delivery(
+                    connection,
+                    row.id,
+                    state=DeliveryState.SENT,
+                    state_since=now,
+                    message="waits for storage commitment",
+                    commit_due_at=now,
+                    **NO_LEASE,
+                )
+                sentence = f"{lease.peer} has confirmed everything of revision {lease.revision} and is asked to commit"
+                add_event(connection, job_row.id, now, EventKind.DELIVERY_SENT, sentence)
+            else:
+                committed = now if commitment else None
+                finish_delivery(connection, row, lease.revision, committed_at=committed, now=now)
+            self._upsert_peer(connection, lease.peer, last_success_at=now)
             return settle(connection, job_row.id, now)
 
     def retry_delivery_later(
@@ -133,26 +164,66 @@ class Delivering(Database):
             now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
             if row.attempts >= max_attempts:
-                _fail(connection, row, f"given up after {row.attempts} attempts: {sentence}", now)
+                fail_delivery(connection, row, f"given up after {row.attempts} attempts: {sentence}", now)
+                self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
                 return DeliveryState.FAILED
             set_delivery(connection, row.id, retry_at=retry_at, message=sentence, **NO_LEASE)
-            sentence = f"attempt {row.attempts} to deliver to {lease.peer} failed: {sentence}"
-            add_event(connection, lease.job_id, now, EventKind.DELIVERY_POSTPONED, sentence)
+            told = f"attempt {row.attempts} to deliver to {lease.peer} failed: {sentence}"
+            add_event(connection, lease.job_id, now, EventKind.DELIVERY_POSTPONED, told)
+            self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
             return DeliveryState.PENDING
 
     def fail_delivery(self, lease: DeliveryLease, *, sentence: str, now: datetime | None = None) -> None:
         """A human is needed. When the peer is required the job is FAILED in ``deliver``. LeaseLost."""
         with self._writing() as connection:
+            now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
-            _fail(connection, row, sentence, self._now(connection, now))
+            fail_delivery(connection, row, sentence, now)
+            self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
 
 
-DELIVERABLE: Final = (
-    (job.c.state == JobState.GRADED)
-    | (job.c.state == JobState.DELIVERED)
-    | ((job.c.state == JobState.FAILED) & (job.c.failed_in == Step.DELIVER))
-)
-"""A peer that failed, or that need not have the result, holds up no other."""
+def finish_delivery(
+    connection: Connection, row: Row[Any], revision: int, *, committed_at: datetime | None, now: datetime
+) -> None:
+    """DELIVERED, and committed if ``committed_at``."""
+    set_delivery(
+        connection,
+        row.id,
+        state=DeliveryState.DELIVERED,
+        state_since=now,
+        message=None,
+        attempts=0,
+        committed_at=committed_at,
+        commit_due_at=None,
+        **NO_LEASE,
+    )
+    if committed_at is None:
+        kind, sentence = EventKind.DELIVERY_DONE, f"{row.peer} has everything of revision {revision}"
+    else:
+        kind = EventKind.DELIVERY_COMMITTED
+        sentence = f"delivered and committed: {row.peer} keeps everything of revision {revision}"
+    add_event(connection, row.job_id, now, kind, sentence)
+
+
+def uncommitted(connection: Connection, row: Row[Any]) -> tuple[tuple[str, str], ...]:
+    """(class, instance) of the documents of a delivery that its peer confirmed, and in no delivery committed to."""
+    answers = (
+        select(receipt.c.sop_instance_uid, receipt.c.committed_at)
+        .join(delivery, delivery.c.id == receipt.c.delivery_id)
+        .where(delivery.c.job_id == row.job_id, delivery.c.peer == row.peer, receipt.c.confirmed)
+        .subquery()
+    )
+    committed = select(answers.c.sop_instance_uid).where(answers.c.committed_at.is_not(None))
+    wanted = (
+        select(document.c.sop_class_uid, document.c.sop_instance_uid)
+        .where(
+            document.c.result_id == row.result_id,
+            document.c.sop_instance_uid.in_(select(answers.c.sop_instance_uid)),
+            document.c.sop_instance_uid.not_in(committed),
+        )
+        .order_by(document.c.sop_instance_uid)
+    )
+    return tuple((found.sop_class_uid, found.sop_instance_uid) for found in connection.execute(wanted))
 
 
 def _next_delivery(peer: str, now: datetime) -> Any:
@@ -168,6 +239,7 @@ def _next_delivery(peer: str, now: datetime) -> Any:
             job.c.held.is_(False),
             job.c.revision == result.c.revision,
             DELIVERABLE,
+            ~is_paused(peer),
         )
         .order_by(delivery.c.retry_at, delivery.c.id)
         .limit(1)
@@ -182,10 +254,3 @@ def _confirmed(connection: Connection, job_id: int, peer: str) -> frozenset[str]
         .where(delivery.c.job_id == job_id, delivery.c.peer == peer, receipt.c.confirmed)
     )
     return frozenset(connection.execute(confirmed).scalars())
-
-
-def _fail(connection: Connection, row: Row[Any], sentence: str, now: datetime) -> None:
-    set_delivery(connection, row.id, state=DeliveryState.FAILED, state_since=now, message=sentence, **NO_LEASE)
-    add_event(connection, row.job_id, now, EventKind.DELIVERY_FAILED, f"delivery to {row.peer} failed: {sentence}")
-    if row.required:
-        settle(connection, row.job_id, now)

@@ -9,15 +9,24 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from stenosis_node.domain import DeliveryState, DocumentKind, JobState, SeriesDecision
+from stenosis_node.domain import BundleIdentity, DeliveryState, DocumentKind, JobState, SeriesDecision
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, add_event, fail_job, held_job, new_token, set_job, settle
+from stenosis_node.jobs.leases import (
+    NO_LEASE,
+    Lease,
+    add_event,
+    cancel_deliveries,
+    fail_job,
+    held_job,
+    new_token,
+    set_job,
+    settle,
+)
 from stenosis_node.jobs.records import (
     BeingDeleted,
     DocumentRow,
     EventKind,
-    Lease,
     PeerSpec,
     PreviousResult,
     Step,
@@ -55,6 +64,7 @@ class Grading(Database):
                     token=new_token(),
                     worker=worker,
                     attempt=row.attempts + 1,
+                    claimed_at=now,
                     first_claimed_at=row.first_claimed_at or now,
                     lease_until=now + timedelta(seconds=lease_s),
                     revision=row.revision,
@@ -129,6 +139,7 @@ class Grading(Database):
         chosen_key: str,
         documents: Sequence[DocumentRow],
         peers: Sequence[PeerSpec],
+        bundle: BundleIdentity | None = None,
         now: datetime | None = None,
     ) -> JobState:
         """The documents are durable: write the result and its deliveries down, and end the step.
@@ -138,18 +149,22 @@ class Grading(Database):
 
         result_key   names the documents in the spool
         chosen_key   names the set of instances that were chosen
+        bundle       the weights, by which the result can be recalled
         returns      GRADED; DELIVERED when no required peer lacks anything; FAILED when the result is the latest
-                     one and a required delivery of it had failed
-        raises       LeaseLost; BeingDeleted when the housekeeping is about to delete documents of the same key
+                     one and a required delivery of it had failed; CANCELLED when it is the latest one and withdrawn
+        raises       LeaseLost; BeingDeleted when the housekeeping is about to delete documents of the same key, or
+                     has since the claim, so that what was written may be gone
         """
         with self._writing() as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
-            _refuse_if_being_deleted(connection, row.id, result_key)
+            _refuse_if_being_deleted(connection, row.id, result_key, lease.claimed_at)
             done: dict[str, Any] = {"attempts": 0, "retry_at": None, "state": JobState.GRADED, "state_since": now}
             done |= {"message": None, "reason": None, "failed_in": None, **NO_LEASE}
             latest = _latest_result(connection, row)
             if latest is not None and latest.result_key == result_key:
+                if latest.withdrawn_at is not None:
+                    return _still_withdrawn(connection, latest, now)
                 set_job(connection, row.id, **done)
                 connection.execute(
                     update(result).where(result.c.id == latest.id).values(purged_at=None, deleted_at=None)
@@ -158,7 +173,7 @@ class Grading(Database):
                 add_event(connection, row.id, now, EventKind.UNCHANGED, sentence)
                 return settle(connection, row.id, now)
             revision = row.revision + 1
-            _cancel_pending(connection, row.id, f"superseded by revision {revision}", now)
+            cancel_deliveries(connection, row.id, f"superseded by revision {revision}", now)
             result_id = connection.execute(
                 insert(result)
                 .values(
@@ -168,6 +183,8 @@ class Grading(Database):
                     chosen_key=chosen_key,
                     first_claimed_at=row.first_claimed_at,
                     created_at=now,
+                    bundle=None if bundle is None else f"{bundle.name} {bundle.version}",
+                    bundle_digest=None if bundle is None else bundle.digest,
                 )
                 .returning(result.c.id)
             ).scalar_one()
@@ -184,6 +201,7 @@ class Grading(Database):
                         retry_at=now,
                     )
                 )
+                self._upsert_peer(connection, peer.name)
             set_job(connection, row.id, revision=revision, **done)
             n_documents = len(split_alternatives(documents)[0])
             to = f"{len(peers)} peer{'' if len(peers) == 1 else 's'}"
@@ -205,7 +223,7 @@ class Grading(Database):
             now = self._now(connection, now)
             held_job(connection, lease)
             _write_decisions(connection, lease.job_id, decisions)
-            _cancel_pending(connection, lease.job_id, "the study was rejected", now)
+            cancel_deliveries(connection, lease.job_id, "the study was rejected", now)
             set_job(
                 connection,
                 lease.job_id,
@@ -298,23 +316,33 @@ def _latest_result(connection: Connection, row: Row[Any]) -> Row[Any] | None:
     ).first()
 
 
-def _refuse_if_being_deleted(connection: Connection, job_id: int, result_key: str) -> None:
+def _still_withdrawn(connection: Connection, latest: Row[Any], now: datetime) -> JobState:
+    """What was recalled is never sent again as it was."""
+    sentence = f"the result is the same as revision {latest.revision}, which was recalled; nothing is sent"
+    set_job(
+        connection,
+        latest.job_id,
+        state=JobState.CANCELLED,
+        state_since=now,
+        failed_in=Step.DELIVER,
+        message=f"recalled: {latest.withdrawn_why}",
+        retry_at=None,
+        attempts=0,
+        **NO_LEASE,
+    )
+    add_event(connection, latest.job_id, now, EventKind.UNCHANGED, sentence)
+    return JobState.CANCELLED
+
+
+def _refuse_if_being_deleted(connection: Connection, job_id: int, result_key: str, claimed_at: datetime) -> None:
     doomed = select(result.c.revision).where(
         result.c.job_id == job_id,
         result.c.result_key == result_key,
         result.c.purged_at.is_not(None),
-        result.c.deleted_at.is_(None),
+        result.c.deleted_at.is_(None) | (result.c.deleted_at >= claimed_at),
     )
     if connection.execute(doomed.limit(1)).first() is not None:
         raise BeingDeleted("earlier documents of the same content are being deleted; they are made again afterwards")
-
-
-def _cancel_pending(connection: Connection, job_id: int, why: str, now: datetime) -> None:
-    connection.execute(
-        update(delivery)
-        .where(delivery.c.job_id == job_id, delivery.c.state == DeliveryState.PENDING)
-        .values(state=DeliveryState.CANCELLED, state_since=now, message=why, **NO_LEASE)
-    )
 
 
 def _write_documents(connection: Connection, result_id: int, documents: Sequence[DocumentRow]) -> None:

@@ -3,17 +3,108 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, exists, insert, select, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import LeaseLost
-from stenosis_node.jobs.records import DeliveryLease, EventKind, Lease, Step
-from stenosis_node.jobs.schema import delivery, event, job, result
+from stenosis_node.jobs.records import EventKind, Step, WithdrawalReason
+from stenosis_node.jobs.schema import delivery, event, job, peer, result, withdrawal
 
 NO_LEASE: Final[dict[str, Any]] = {"lease_token": None, "lease_until": None, "lease_worker": None}
+
+
+DELIVERABLE: Final = (
+    (job.c.state == JobState.GRADED)
+    | (job.c.state == JobState.DELIVERED)
+    | ((job.c.state == JobState.FAILED) & (job.c.failed_in == Step.DELIVER))
+)
+"""A peer that failed, or that need not have the result, holds up no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckLease:
+    """The right to find out whether a study is complete until ``lease_until``. New instances do not revoke it."""
+
+    job_id: int
+    study_instance_uid: str
+    token: str
+    worker: str
+    lease_until: datetime
+    calling_ae_titles: tuple[str, ...]
+    """Who sent the instances, most frequent first."""
+    fetch_rounds: int
+    """How often missing instances have been fetched for this check, or one before."""
+    last_instance_at: datetime
+    past_ceiling: bool
+    """The study must wait no longer, whatever is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to grade a study until ``lease_until``. The token fences: whoever holds an older one gets LeaseLost."""
+
+    job_id: int
+    study_instance_uid: str
+    state: JobState
+    token: str
+    worker: str
+    attempt: int
+    """1 for the first."""
+    claimed_at: datetime
+    first_claimed_at: datetime
+    """When this set of instances was first claimed, whatever the attempt. Every time in a result is this one."""
+    lease_until: datetime
+    revision: int
+    """Of the latest result; 0: none yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sending:
+    job_id: int
+    study_instance_uid: str
+    result_id: int
+    result_key: str
+    revision: int
+    peer: str
+    token: str
+    worker: str
+    attempt: int
+    """1 for the first."""
+    lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryLease(_Sending):
+    """The right to send one result to one peer until ``lease_until``."""
+
+    delivery_id: int
+    first_started_at: datetime | None
+    """Start of the first attempt before this one; None when this is the first."""
+    confirmed: frozenset[str]
+    """SOP Instance UIDs this peer has confirmed, in whichever result of the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentLease(_Sending):
+    """The right to ask one peer for storage commitment of one result until ``lease_until``."""
+
+    delivery_id: int
+    documents: tuple[tuple[str, str], ...]
+    """(SOP Class UID, SOP Instance UID) of what the peer has confirmed and not committed to yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalLease(_Sending):
+    """The right to send the rejection note of one result to one peer until ``lease_until``."""
+
+    withdrawal_id: int
+    note_key: str
+    reason: WithdrawalReason
+    sop_instance_uids: tuple[str, ...]
 
 
 def new_token() -> str:
@@ -26,17 +117,18 @@ def add_event(connection: Connection, job_id: int, at: datetime, kind: EventKind
     connection.execute(insert(event).values(job_id=job_id, at=at, kind=kind, sentence=sentence))
 
 
-def held_job(connection: Connection, lease: Lease) -> Row[Any]:
+def held_job(connection: Connection, lease: Lease | CheckLease) -> Row[Any]:
     """The job's row, locked. LeaseLost when the lease was revoked or is someone else's now."""
     row = connection.execute(
         select(job).where(job.c.id == lease.job_id, job.c.lease_token == lease.token).with_for_update()
     ).first()
     if row is None:
-        raise LeaseLost(f"job {lease.job_id} was taken away while it was being graded")
+        doing = "graded" if isinstance(lease, Lease) else "checked"
+        raise LeaseLost(f"job {lease.job_id} was taken away while it was being {doing}")
     return row
 
 
-def held_delivery(connection: Connection, lease: DeliveryLease) -> tuple[Row[Any], Row[Any]]:
+def held_delivery(connection: Connection, lease: DeliveryLease | CommitmentLease) -> tuple[Row[Any], Row[Any]]:
     """The rows of job and delivery, locked in this order, as reception does. LeaseLost when the lease is gone."""
     job_row = connection.execute(select(job).where(job.c.id == lease.job_id).with_for_update()).one()
     delivery_row = connection.execute(
@@ -49,6 +141,24 @@ def held_delivery(connection: Connection, lease: DeliveryLease) -> tuple[Row[Any
     return job_row, delivery_row
 
 
+def held_withdrawal(connection: Connection, lease: WithdrawalLease) -> Row[Any]:
+    """The row of the withdrawal, locked after that of its job. LeaseLost when the lease is gone."""
+    connection.execute(select(job.c.id).where(job.c.id == lease.job_id).with_for_update()).one()
+    row = connection.execute(
+        select(withdrawal)
+        .where(withdrawal.c.id == lease.withdrawal_id, withdrawal.c.lease_token == lease.token)
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise LeaseLost(f"withdrawal {lease.withdrawal_id} of job {lease.job_id} from {lease.peer} was taken away")
+    return row
+
+
+def is_paused(name: str) -> Any:
+    """Condition: nothing is sent to this peer."""
+    return exists().where(peer.c.name == name, peer.c.paused_at.is_not(None))
+
+
 def set_job(connection: Connection, job_id: int, **values: Any) -> None:
     """Change columns of a job."""
     connection.execute(update(job).where(job.c.id == job_id).values(**values))
@@ -57,6 +167,11 @@ def set_job(connection: Connection, job_id: int, **values: Any) -> None:
 def set_delivery(connection: Connection, delivery_id: int, **values: Any) -> None:
     """Change columns of a delivery."""
     connection.execute(update(delivery).where(delivery.c.id == delivery_id).values(**values))
+
+
+def set_withdrawal(connection: Connection, withdrawal_id: int, **values: Any) -> None:
+    """Change columns of a withdrawal."""
+    connection.execute(update(withdrawal).where(withdrawal.c.id == withdrawal_id).values(**values))
 
 
 def fail_job(connection: Connection, job_id: int, step: Step, sentence: str, now: datetime) -> None:
@@ -74,8 +189,16 @@ def fail_job(connection: Connection, job_id: int, step: Step, sentence: str, now
     add_event(connection, job_id, now, EventKind.FAILED, sentence)
 
 
+def fail_delivery(connection: Connection, row: Row[Any], sentence: str, now: datetime) -> None:
+    """FAILED; so is the job when the peer is required."""
+    set_delivery(connection, row.id, state=DeliveryState.FAILED, state_since=now, message=sentence, **NO_LEASE)
+    add_event(connection, row.job_id, now, EventKind.DELIVERY_FAILED, f"delivery to {row.peer} failed: {sentence}")
+    if row.required:
+        settle(connection, row.job_id, now)
+
+
 def revoke_deliveries(connection: Connection, job_id: int) -> None:
-    """Whoever sends a result of the job gets LeaseLost. The deliveries stay pending."""
+    """Whoever sends a result of the job, or asks for its commitment, gets LeaseLost. The states stay."""
     connection.execute(
         update(delivery).where(delivery.c.job_id == job_id, delivery.c.lease_token.is_not(None)).values(**NO_LEASE)
     )
@@ -107,3 +230,13 @@ def settle(connection: Connection, job_id: int, now: datetime) -> JobState:
             text = "every required peer has everything" if required else "there is no peer that must have it"
             add_event(connection, job_id, now, EventKind.DELIVERED, text)
     return state
+
+
+def cancel_deliveries(connection: Connection, job_id: int, why: str, now: datetime) -> None:
+    """What is not done of the deliveries of a job never will be. Receipts stay."""
+    undone = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.job_id == job_id, undone)
+        .values(state=DeliveryState.CANCELLED, state_since=now, message=why, **NO_LEASE)
+    )

@@ -118,7 +118,10 @@ class Receiving(Database):
             reopened = self._touch_purged(connection, row, any(new), clock)
         elif row is not None and any(new):
             mr = any(is_new and _is_mr(received) for (received, _), is_new in zip(group, new, strict=True))
-            values: dict[str, Any] = {"n_instances": row.n_instances + sum(new)}
+            values: dict[str, Any] = {
+                "n_instances": row.n_instances + sum(new),
+                "n_bytes": row.n_bytes + sum(a.size_bytes for (a, _), is_new in zip(group, new, strict=True) if is_new),
+            }
             if mr and not opened:
                 reopened = _postpone_or_reopen(connection, row, values, clock)
             set_job(connection, row.id, **values)
@@ -149,8 +152,8 @@ class Receiving(Database):
         )
         job_id = connection.execute(opening).scalar_one_or_none()
         if job_id is not None:
-            adopted = _adopt_orphans(connection, job_id, study)
-            set_job(connection, job_id, n_instances=adopted)
+            adopted, size = _adopt_orphans(connection, job_id, study)
+            set_job(connection, job_id, n_instances=adopted, n_bytes=size)
             sender = next(received.calling_ae_title for received, _ in group if _is_mr(received))
             add_event(connection, job_id, clock.now, EventKind.OPENED, f"first MR instance received from {sender}")
         row = _job_of(connection, study)
@@ -199,8 +202,9 @@ class Receiving(Database):
         ).scalar_one()
         if not has_new:
             return False
-        n_instances = row.n_instances + _adopt_orphans(connection, row.id, row.study_instance_uid)
-        values: dict[str, Any] = {"purged_at": None, "tidied_at": None, "n_instances": n_instances}
+        adopted, size = _adopt_orphans(connection, row.id, row.study_instance_uid)
+        values: dict[str, Any] = {"purged_at": None, "tidied_at": None}
+        values |= {"n_instances": row.n_instances + adopted, "n_bytes": row.n_bytes + size}
         reopened = _postpone_or_reopen(connection, row, values, clock)
         set_job(connection, row.id, **values)
         return reopened
@@ -230,12 +234,13 @@ def _said_lately(connection: Connection, job_id: int, kind: EventKind, after: da
     return lately
 
 
-def _adopt_orphans(connection: Connection, job_id: int, study: str) -> int:
-    """Not those that are being deleted: their rows go with them."""
+def _adopt_orphans(connection: Connection, job_id: int, study: str) -> tuple[int, int]:
+    """How many, and their bytes. Not those that are being deleted: their rows go with them."""
     adopting = update(instance).where(
         instance.c.study_instance_uid == study, instance.c.job_id.is_(None), instance.c.purged_at.is_(None)
     )
-    return connection.execute(adopting.values(job_id=job_id)).rowcount
+    sizes = connection.execute(adopting.values(job_id=job_id).returning(instance.c.size_bytes)).scalars().all()
+    return len(sizes), sum(sizes)
 
 
 def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict: bool, clock: _Clock) -> None:
@@ -274,7 +279,7 @@ def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict:
 def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str, Any], clock: _Clock) -> bool:
     """Fill ``values`` with what a new MR instance does to its job. Returns whether the job starts again."""
     untouched = row.state == JobState.RECEIVED and row.first_claimed_at is None
-    values["last_instance_at"] = clock.now
+    values |= {"last_instance_at": clock.now, "complete_because": None}
     if untouched:
         values["quiet_until"] = min(max(row.quiet_until, clock.now + clock.quiet), row.ceiling_at)
         return False
@@ -297,7 +302,7 @@ def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str,
         **NO_LEASE,
     }
     if row.state != JobState.RECEIVED:
-        values["state_since"] = clock.now
+        values |= {"state_since": clock.now, "fetch_rounds": 0}
     revoke_deliveries(connection, row.id)
     add_event(
         connection, row.id, clock.now, EventKind.REOPENED, f"a new instance came when the job was {_was(row, clock)}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState, SeriesDecision
 from stenosis_node.errors import TransientError
@@ -33,6 +33,22 @@ class Step(StrEnum):
     DELIVER = "deliver"
 
 
+class WithdrawalState(StrEnum):
+    """What is durable about withdrawing one result from one peer."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    BY_HAND = "by-hand"  # the peer takes no rejection notes: its administrator deletes the listed documents
+
+
+class WithdrawalReason(StrEnum):
+    """Why a result is withdrawn."""
+
+    RECALLED = "recalled"
+    SUPERSEDED = "superseded"  # by a later revision
+
+
 class EventKind(StrEnum):
     """What can happen to a job. The words are stable: scripts read them."""
 
@@ -40,6 +56,8 @@ class EventKind(StrEnum):
     REOPENED = "reopened"
     CONFLICT = "conflict"
     AFTER_PURGE = "after-purge"
+    COMPLETE = "complete"
+    CHECK_POSTPONED = "check-postponed"
     CLAIMED = "claimed"
     POSTPONED = "postponed"
     RELEASED = "released"
@@ -51,7 +69,16 @@ class EventKind(StrEnum):
     DELIVERY_POSTPONED = "delivery-postponed"
     DELIVERY_DONE = "delivery-done"
     DELIVERY_FAILED = "delivery-failed"
+    DELIVERY_SENT = "delivery-sent"
+    COMMITMENT_REQUESTED = "commitment-requested"
+    COMMITMENT_POSTPONED = "commitment-postponed"
+    NOT_COMMITTED = "not-committed"
+    DELIVERY_COMMITTED = "delivery-committed"
     DELIVERED = "delivered"
+    RECALLED = "recalled"
+    WITHDRAWAL_POSTPONED = "withdrawal-postponed"
+    WITHDRAWAL_FAILED = "withdrawal-failed"
+    WITHDRAWN = "withdrawn"
     WORKER_DIED = "worker-died"
     RETRIED = "retried"
     CANCELLED = "cancelled"
@@ -70,45 +97,6 @@ class Touch:
     """False for an exact resend: nothing changed."""
     reopened: bool
     """The study had been claimed or closed and starts again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """The right to grade a study until ``lease_until``. The token fences: whoever holds an older one gets LeaseLost."""
-
-    job_id: int
-    study_instance_uid: str
-    state: JobState
-    token: str
-    worker: str
-    attempt: int
-    """1 for the first."""
-    first_claimed_at: datetime
-    """When this set of instances was first claimed, whatever the attempt. Every time in a result is this one."""
-    lease_until: datetime
-    revision: int
-    """Of the latest result; 0: none yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryLease:
-    """The right to send one result to one peer until ``lease_until``."""
-
-    delivery_id: int
-    job_id: int
-    study_instance_uid: str
-    result_id: int
-    result_key: str
-    revision: int
-    peer: str
-    token: str
-    worker: str
-    attempt: int
-    first_started_at: datetime | None
-    """Start of the first attempt before this one; None when this is the first."""
-    lease_until: datetime
-    confirmed: frozenset[str]
-    """SOP Instance UIDs this peer has confirmed, in whichever result of the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +167,10 @@ class JobSummary:
     created_at: datetime
     last_instance_at: datetime
     n_instances: int
+    complete_because: str | None = None
+    """Why nothing more is waited for; None: not decided yet."""
+    fetch_rounds: int = 0
+    """How often instances that were missing have been fetched."""
     quiet_until: datetime
     retry_at: datetime | None
     held: bool
@@ -203,11 +195,17 @@ class JobEvent:
 class ResultSummary:
     """One revision of the result of a job."""
 
+    id: int
     revision: int
     result_key: str
     chosen_key: str
     first_claimed_at: datetime
     created_at: datetime
+    bundle: str | None = None
+    """Name and version of the weights; None: made by a version of the node that did not write them down."""
+    bundle_digest: str | None = None
+    withdrawn_at: datetime | None = None
+    withdrawn_why: str | None = None
     documents: tuple[DocumentRow, ...]
 
 
@@ -221,6 +219,8 @@ class Receipt:
     text: str
     confirmed: bool
     at: datetime
+    committed_at: datetime | None = None
+    """When the peer took responsibility for keeping it (storage commitment)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,35 @@ class DeliverySummary:
     started_at: datetime | None
     worker: str | None
     lease_until: datetime | None
+    commit_attempts: int = 0
+    commit_requested_at: datetime | None = None
+    commit_due_at: datetime | None = None
+    """When commitment is asked for, again if need be; None while not everything is sent, or without commitment."""
+    committed_at: datetime | None = None
     receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalSummary:
+    """Withdrawing one result from one peer."""
+
+    id: int
+    revision: int
+    result_key: str
+    peer: str
+    state: WithdrawalState
+    state_since: datetime
+    reason: WithdrawalReason
+    why: str
+    message: str | None
+    """Of the last failed attempt."""
+    note_key: str | None
+    """Of the rejection note in the spool; None: the peer takes none."""
+    sop_instance_uids: tuple[str, ...]
+    """What the peer had confirmed."""
+    created_at: datetime
+    attempts: int
+    retry_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +282,8 @@ class JobDetail:
     results: tuple[ResultSummary, ...]
     """By revision."""
     deliveries: tuple[DeliverySummary, ...]
+    """By revision, then peer."""
+    withdrawals: tuple[WithdrawalSummary, ...] = ()
     """By revision, then peer."""
     conflicts: int
     """How many times other bytes came under a known UID; they are in the quarantine."""
@@ -272,9 +302,106 @@ class Purge:
     """Relative to the spool."""
     instance_ids: tuple[int, ...]
     result_keys: tuple[str, ...]
+    """Of results, and of the rejection notes that withdraw them."""
     chosen_keys: tuple[str, ...]
     """Of results none of whose revisions stays."""
     result_ids: tuple[int, ...]
 
     def __bool__(self) -> bool:
         return bool(self.instance_ids or self.result_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallTarget:
+    """A result as one peer has it."""
+
+    job_id: int
+    study_instance_uid: str
+    result_id: int
+    revision: int
+    is_latest: bool
+    result_key: str
+    peer: str
+    bundle: str | None
+    documents: tuple[DocumentRow, ...]
+    """What the peer confirmed, by UID; empty when nothing has reached it, or none is known to have."""
+    unanswered: tuple[DocumentRow, ...]
+    """What was sent to it without an answer: it may have these too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerCapability:
+    """What is remembered of a peer's abilities."""
+
+    report_class: str | None
+    """SOP class of the report that it took last."""
+    capability: Mapping[str, Any]
+    """As given to ``remember_capability``; empty when it was never probed."""
+    probed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSummary:
+    """The queue of one peer. Only deliveries that count are counted: of the latest result of a job that is not over."""
+
+    name: str
+    paused_at: datetime | None
+    paused_why: str | None
+    pending: int
+    waiting_commitment: int
+    failed: int
+    oldest_pending_at: datetime | None
+    """Since when the oldest pending delivery waits."""
+    pending_withdrawals: int
+    failed_withdrawals: int
+    by_hand: int
+    """Withdrawals that wait for an administrator of the peer."""
+    last_success_at: datetime | None
+    last_error: str | None
+    last_error_at: datetime | None
+    report_class: str | None
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is sent to it."""
+        return self.paused_at is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """The state of the node at one moment."""
+
+    at: datetime
+    jobs: Mapping[JobState, int]
+    """Zeros included."""
+    peers: tuple[PeerSummary, ...]
+    oldest_waiting_at: datetime | None
+    """When the study that has waited longest for grading, or for the check before it, fell quiet."""
+    results_24h: int
+    rejected_24h: int
+    instances: int
+    """Received since the beginning, exact resends and instances of studies without MR not counted."""
+    instance_bytes: int
+    conflicts: int
+    """Times other bytes came under a known UID."""
+
+    @property
+    def failed(self) -> int:
+        """Jobs that need a human."""
+        return self.jobs[JobState.FAILED]
+
+    @property
+    def oldest_waiting_s(self) -> float:
+        """Age of :attr:`oldest_waiting_at`; 0 when nothing waits."""
+        return 0.0 if self.oldest_waiting_at is None else (self.at - self.oldest_waiting_at).total_seconds()
+
+    @property
+    def oldest_pending_s(self) -> float:
+        """Age of the delivery that has waited longest, of whichever peer; 0 when none waits."""
+        waiting = [one.oldest_pending_at for one in self.peers if one.oldest_pending_at is not None]
+        return (self.at - min(waiting)).total_seconds() if waiting else 0.0
+
+    @property
+    def paused_peers(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(one.name for one in self.peers if one.paused)

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, delete, exists, select, update
 from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesReason
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import add_event
-from stenosis_node.jobs.records import MR_CLASSES, EventKind, Purge
-from stenosis_node.jobs.schema import delivery, instance, job, result, series
+from stenosis_node.jobs.records import MR_CLASSES, EventKind, Purge, WithdrawalState
+from stenosis_node.jobs.schema import delivery, instance, job, result, series, withdrawal
 
 FINISHED: Final = (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)
 CLOSED: Final = (JobState.DELIVERED, JobState.REJECTED)
@@ -84,10 +84,11 @@ class Retention(Database):
                 .where(result.c.purged_at.is_not(None), result.c.deleted_at.is_(None))
                 .order_by(result.c.purged_at, result.c.id)
             ).all()
+            notes = [note for row in results for note in _notes_of(connection, row.id)]
         return Purge(
             instances=tuple(Path(row.path) for row in instances),
             instance_ids=tuple(row.id for row in instances),
-            result_keys=tuple(dict.fromkeys(row.result_key for row in results)),
+            result_keys=tuple(dict.fromkeys([*(row.result_key for row in results), *notes])),
             chosen_keys=tuple(dict.fromkeys(row.chosen_key for row in results)),
             result_ids=tuple(row.id for row in results),
         )
@@ -127,7 +128,12 @@ def _mark_instances(connection: Connection, before: datetime, now: datetime) -> 
 
 
 def _mark_results(connection: Connection, before: datetime, now: datetime) -> None:
-    pending = exists().where(delivery.c.job_id == job.c.id, delivery.c.state == DeliveryState.PENDING)
+    waiting = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
+    pending = exists().where(delivery.c.job_id == job.c.id, waiting)
+    withdrawing = exists().where(
+        withdrawal.c.result_id == result.c.id,
+        withdrawal.c.state.in_((WithdrawalState.PENDING, WithdrawalState.FAILED)),
+    )
     finished = exists().where(
         job.c.id == result.c.job_id,
         job.c.state.in_(FINISHED),
@@ -136,7 +142,7 @@ def _mark_results(connection: Connection, before: datetime, now: datetime) -> No
     )
     wanted = (
         select(result.c.id)
-        .where(result.c.purged_at.is_(None), result.c.created_at <= before, finished)  # created_at has the index
+        .where(result.c.purged_at.is_(None), result.c.created_at <= before, finished, ~withdrawing)  # created_at: index
         .order_by(result.c.created_at, result.c.id)
         .limit(JOBS_AT_ONCE)
         .with_for_update(skip_locked=True)
@@ -144,6 +150,14 @@ def _mark_results(connection: Connection, before: datetime, now: datetime) -> No
     ids = connection.execute(wanted).scalars().all()
     if ids:
         connection.execute(update(result).where(result.c.id.in_(ids)).values(purged_at=now))
+
+
+def _notes_of(connection: Connection, result_id: int) -> list[str]:
+    """Keys of the rejection notes that withdraw a result."""
+    wanted = select(withdrawal.c.note_key).where(
+        withdrawal.c.result_id == result_id, withdrawal.c.note_key.is_not(None)
+    )
+    return list(connection.execute(wanted.order_by(withdrawal.c.id)).scalars())
 
 
 def _mark_ungradable(connection: Connection, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """The tables. Migrations repeat them as history; a test proves that both agree.
 
 A job is a study. Its ``state`` is the last durable fact; the three ``lease_*`` columns say who works on it now. A claim
-needs ``quiet_until`` and ``retry_at`` to have passed and ``held`` to be false.
+needs ``quiet_until`` and ``retry_at`` to have passed and ``held`` to be false; grading also needs ``complete_because``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 from stenosis_node.domain import DeliveryState, JobState
+from stenosis_node.jobs.records import WithdrawalState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -90,6 +91,9 @@ job: Final = Table(
     Column("opened_at", UtcDateTime, nullable=False),  # first new instance since the set of instances was last claimed
     Column("last_instance_at", UtcDateTime, nullable=False),
     Column("n_instances", Integer, nullable=False, default=0),
+    Column("n_bytes", BigInteger, nullable=False, server_default="0"),  # of the instances when they came
+    Column("complete_because", Text),  # the sentence; none: not decided yet
+    Column("fetch_rounds", Integer, nullable=False, server_default="0"),  # times that missing instances were fetched
     Column("quiet_until", UtcDateTime, nullable=False),
     Column("ceiling_at", UtcDateTime, nullable=False),  # quiet_until never goes beyond
     Column("retry_at", UtcDateTime),
@@ -103,8 +107,21 @@ job: Final = Table(
     Column("tidied_at", UtcDateTime),  # bytes that can never be graded are gone
     Column("purged_at", UtcDateTime),  # all received bytes are gone
     _one_of("state", JobState),
-    Index(None, "state", "quiet_until"),
     Index(None, "state", "id"),
+    Index(
+        "ix_job_complete",
+        "state",
+        "quiet_until",
+        sqlite_where=text("complete_because IS NOT NULL"),
+        postgresql_where=text("complete_because IS NOT NULL"),
+    ),
+    Index(
+        "ix_job_unchecked",
+        "state",
+        "quiet_until",
+        sqlite_where=text("complete_because IS NULL"),
+        postgresql_where=text("complete_because IS NULL"),
+    ),
     Index(
         None,
         "lease_worker",
@@ -168,6 +185,12 @@ instance: Final = Table(
         postgresql_where=text("job_id IS NULL"),
     ),
     Index(
+        "ix_instance_conflict",
+        "job_id",
+        sqlite_where=text("conflicts > 0"),
+        postgresql_where=text("conflicts > 0"),
+    ),
+    Index(
         "ix_instance_to_delete",
         "purged_at",
         sqlite_where=text("purged_at IS NOT NULL AND deleted_at IS NULL"),
@@ -185,6 +208,10 @@ result: Final = Table(
     Column("chosen_key", KEY, nullable=False),
     Column("first_claimed_at", UtcDateTime, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("bundle", Text),  # name and version
+    Column("bundle_digest", String(64)),
+    Column("withdrawn_at", UtcDateTime),
+    Column("withdrawn_why", Text),
     Column("purged_at", UtcDateTime),
     Column("deleted_at", UtcDateTime),
     UniqueConstraint("job_id", "revision"),
@@ -227,6 +254,10 @@ delivery: Final = Table(
     Column("attempts", Integer, nullable=False, default=0),
     Column("retry_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),  # before the first byte could leave
+    Column("commit_attempts", Integer, nullable=False, server_default="0"),
+    Column("commit_requested_at", UtcDateTime),
+    Column("commit_due_at", UtcDateTime),  # everything was sent; commitment is asked for (again) at this time
+    Column("committed_at", UtcDateTime),
     Column("lease_token", TOKEN),
     Column("lease_until", UtcDateTime),
     Column("lease_worker", String(64)),
@@ -251,6 +282,63 @@ receipt: Final = Table(
     Column("text", Text, nullable=False),
     Column("confirmed", Boolean, nullable=False),
     Column("at", UtcDateTime, nullable=False),
+    Column("committed_at", UtcDateTime),
+)
+
+commitment: Final = Table(
+    "commitment",
+    metadata,
+    Column("transaction_uid", UID, primary_key=True),
+    Column("delivery_id", ID, ForeignKey("delivery.id"), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("answered_at", UtcDateTime),
+    Index(None, "delivery_id"),
+)
+
+withdrawal: Final = Table(
+    "withdrawal",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("job_id", ID, ForeignKey("job.id"), nullable=False),
+    Column("result_id", ID, ForeignKey("result.id"), nullable=False),
+    Column("peer", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("state_since", UtcDateTime, nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("message", Text),
+    Column("note_key", KEY),  # of the rejection note in the spool; none: the peer takes none
+    Column("sop_instance_uids", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("retry_at", UtcDateTime, nullable=False),
+    Column("lease_token", TOKEN),
+    Column("lease_until", UtcDateTime),
+    Column("lease_worker", String(64)),
+    UniqueConstraint("result_id", "peer"),
+    _one_of("state", WithdrawalState),
+    Index(None, "peer", "state", "retry_at"),
+    Index(None, "job_id"),
+    Index(
+        None,
+        "lease_worker",
+        sqlite_where=text("lease_worker IS NOT NULL"),
+        postgresql_where=text("lease_worker IS NOT NULL"),
+    ),
+)
+
+peer: Final = Table(
+    "peer",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("paused_at", UtcDateTime),  # none: not paused
+    Column("paused_why", Text),
+    Column("report_class", UID),  # SOP class of the report that the peer took last
+    Column("capability", JSON),  # what it said to the last probe
+    Column("probed_at", UtcDateTime),
+    Column("last_success_at", UtcDateTime),
+    Column("last_error", Text),
+    Column("last_error_at", UtcDateTime),
 )
 
 event: Final = Table(

@@ -1,0 +1,129 @@
+"""Whether a study is complete: asked once it is quiet, by whoever can ask its source, before it may be graded."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from stenosis_node.domain import JobState
+from stenosis_node.errors import LeaseLost
+from stenosis_node.jobs.database import Database
+from stenosis_node.jobs.leases import NO_LEASE, CheckLease, add_event, held_job, new_token, set_job
+from stenosis_node.jobs.records import EventKind
+from stenosis_node.jobs.schema import instance, job
+
+
+class Completeness(Database):
+    """The part of the store that the check for completeness uses."""
+
+    def claim_check(self, *, worker: str, lease_s: float, now: datetime | None = None) -> CheckLease | None:
+        """Take the quiet study that has waited longest for its check, None when there is none.
+
+        A check counts no attempt: once ``past_ceiling`` it must conclude whatever it finds.
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = connection.execute(_next_check(now)).first()
+            if row is None:
+                return None
+            lease = CheckLease(
+                job_id=row.id,
+                study_instance_uid=row.study_instance_uid,
+                token=new_token(),
+                worker=worker,
+                lease_until=now + timedelta(seconds=lease_s),
+                calling_ae_titles=_senders(connection, row.id),
+                fetch_rounds=row.fetch_rounds,
+                last_instance_at=row.last_instance_at,
+                past_ceiling=now >= row.ceiling_at,
+            )
+            set_job(
+                connection,
+                row.id,
+                retry_at=None,
+                lease_token=lease.token,
+                lease_until=lease.lease_until,
+                lease_worker=worker,
+            )
+            return lease
+
+    def renew_check(self, lease: CheckLease, *, lease_s: float, now: datetime | None = None) -> None:
+        """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
+        with self._writing() as connection:
+            until = self._now(connection, now) + timedelta(seconds=lease_s)
+            renewing = update(job).where(job.c.id == lease.job_id, job.c.lease_token == lease.token)
+            if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
+                raise LeaseLost(f"job {lease.job_id} was taken away while it was being checked")
+
+    def release_check(self, lease: CheckLease) -> None:
+        """Give the study back unchecked, because the node stops. LeaseLost when it is gone."""
+        with self._writing() as connection:
+            held_job(connection, lease)
+            set_job(connection, lease.job_id, **NO_LEASE)
+
+    def conclude_check(self, lease: CheckLease, *, because: str, now: datetime | None = None) -> bool:
+        """The study is complete, may be graded, and says why.
+
+        Returns False, and the study is checked again when it is quiet, if an MR instance has come since the check
+        began and the ceiling is not reached. LeaseLost.
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = held_job(connection, lease)
+            if row.last_instance_at != lease.last_instance_at and now < row.ceiling_at:
+                set_job(connection, row.id, **NO_LEASE)
+                return False
+            set_job(connection, row.id, complete_because=because, message=None, retry_at=None, **NO_LEASE)
+            add_event(connection, row.id, now, EventKind.COMPLETE, f"complete because {because}")
+            return True
+
+    def postpone_check(
+        self, lease: CheckLease, *, retry_at: datetime, sentence: str, fetched: bool, now: datetime | None = None
+    ) -> None:
+        """Check again at ``retry_at``, or at the ceiling if that is earlier; not before the study is quiet. LeaseLost.
+
+        fetched  missing instances were fetched, or were tried to: counts a round
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = held_job(connection, lease)
+            set_job(
+                connection,
+                row.id,
+                fetch_rounds=row.fetch_rounds + fetched,
+                retry_at=max(now, min(retry_at, row.ceiling_at)),
+                message=sentence,
+                **NO_LEASE,
+            )
+            add_event(connection, row.id, now, EventKind.CHECK_POSTPONED, sentence)
+
+    def received_uids(self, job_id: int) -> frozenset[str]:
+        """SOP Instance UIDs of everything that ever came of a study, whether its file is still there or not."""
+        with self._reading() as connection:
+            wanted = select(instance.c.sop_instance_uid).where(instance.c.job_id == job_id)
+            return frozenset(connection.execute(wanted).scalars())
+
+
+def _next_check(now: datetime) -> Any:
+    return (
+        select(job)
+        .where(
+            job.c.state == JobState.RECEIVED,
+            job.c.complete_because.is_(None),
+            job.c.quiet_until <= now,
+            job.c.held.is_(False),
+            job.c.retry_at.is_(None) | (job.c.retry_at <= now),
+            job.c.lease_until.is_(None) | (job.c.lease_until <= now),
+        )
+        .order_by(job.c.quiet_until, job.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _senders(connection: Connection, job_id: int) -> tuple[str, ...]:
+    title = instance.c.calling_ae_title
+    wanted = select(title).where(instance.c.job_id == job_id).group_by(title).order_by(func.count().desc(), title)
+    return tuple(connection.execute(wanted).scalars())

@@ -1,0 +1,145 @@
+"""What the node knows of each peer: paused or not, what it can do, how its queue stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from stenosis_node.domain import DeliveryState, JobState
+from stenosis_node.jobs.database import Database
+from stenosis_node.jobs.leases import (
+    DELIVERABLE,
+    NO_LEASE,
+    add_event,
+    set_delivery,
+    settle,
+)
+from stenosis_node.jobs.records import EventKind, PeerCapability, PeerSummary, WithdrawalState
+from stenosis_node.jobs.schema import delivery, job, peer, result, withdrawal
+
+
+class Peers(Database):
+    """The part of the store that is about peers, whatever the job."""
+
+    def pause_peer(self, name: str, *, why: str, now: datetime | None = None) -> None:
+        """From now on nothing more is claimed for this peer, until :meth:`resume_peer`; what is being sent is ended."""
+        with self._writing() as connection:
+            self._upsert_peer(connection, name, paused_at=self._now(connection, now), paused_why=why)
+
+    def resume_peer(self, name: str, *, now: datetime | None = None) -> int:
+        """End a pause: everything that waits for this peer is due at once. Returns how many deliveries that are."""
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            due = update(delivery).where(
+                delivery.c.peer == name,
+                delivery.c.state == DeliveryState.PENDING,
+                delivery.c.lease_token.is_(None),
+                delivery.c.retry_at > now,
+            )
+            connection.execute(due.values(retry_at=now))
+            self._upsert_peer(connection, name, paused_at=None, paused_why=None)
+            waiting = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
+            return int(connection.execute(_counted(func.count(), name).where(waiting)).scalar_one())
+
+    def remember_capability(
+        self,
+        name: str,
+        *,
+        report_class: str | None = None,
+        capability: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """Keep what a peer can do; what is not given stays as it is.
+
+        report_class  SOP class of the report that it took
+        capability    anything that JSON can hold
+        """
+        values: dict[str, Any] = {} if report_class is None else {"report_class": report_class}
+        with self._writing() as connection:
+            if capability is not None:
+                values |= {"capability": dict(capability), "probed_at": self._now(connection, now)}
+            self._upsert_peer(connection, name, **values)
+
+    def capability(self, name: str) -> PeerCapability | None:
+        """What is remembered of a peer; None when nothing ever was."""
+        with self._reading() as connection:
+            row = connection.execute(select(peer).where(peer.c.name == name)).first()
+        if row is None:
+            return None
+        return PeerCapability(report_class=row.report_class, capability=row.capability or {}, probed_at=row.probed_at)
+
+    def peers(self) -> tuple[PeerSummary, ...]:
+        """Every peer that ever got a result, or was paused or probed, by name."""
+        with self._reading() as connection:
+            return summaries(connection)
+
+    def retry_peer(self, name: str, *, now: datetime | None = None) -> int:
+        """Try everything again that has failed for this peer: deliveries of latest results, and withdrawals.
+
+        Returns how many there are.
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            failed = _counted(delivery.c.id, name, delivery.c.job_id, job.c.state.label("was"))
+            failed = failed.where(delivery.c.state == DeliveryState.FAILED)
+            rows = connection.execute(failed.order_by(job.c.id).with_for_update(of=[job, delivery])).all()
+            for row in rows:
+                again: dict[str, Any] = {"state": DeliveryState.PENDING, "attempts": 0, "message": None}
+                set_delivery(connection, row.id, **again, state_since=now, retry_at=now, commit_attempts=0, **NO_LEASE)
+                told = f"delivery to {name} retried by an administrator"
+                add_event(connection, row.job_id, now, EventKind.RETRIED, told)
+                if row.was == JobState.FAILED:
+                    settle(connection, row.job_id, now)
+            return len(rows) + retry_withdrawals(connection, withdrawal.c.peer == name, now)
+
+
+def retry_withdrawals(connection: Connection, condition: Any, now: datetime) -> int:
+    """Withdrawals that failed are pending again. Returns how many."""
+    again = update(withdrawal).where(condition, withdrawal.c.state == WithdrawalState.FAILED)
+    values = {"state": WithdrawalState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
+    return connection.execute(again.values(**values)).rowcount
+
+
+def summaries(connection: Connection) -> tuple[PeerSummary, ...]:
+    """Of every peer that has a row, by name."""
+    return tuple(_summary(connection, row) for row in connection.execute(select(peer).order_by(peer.c.name)).all())
+
+
+def _summary(connection: Connection, row: Any) -> PeerSummary:
+    counting = _counted(delivery.c.state, row.name, func.count().label("n"), func.min(delivery.c.state_since))
+    undone = (DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.FAILED)
+    found = connection.execute(counting.where(delivery.c.state.in_(undone)).group_by(delivery.c.state)).all()
+    deliveries = {state: (n, since) for state, n, since in found}
+    notes = select(withdrawal.c.state, func.count()).where(withdrawal.c.peer == row.name).group_by(withdrawal.c.state)
+    withdrawals: dict[str, int] = dict(connection.execute(notes).tuples().all())
+    nothing = (0, None)
+    return PeerSummary(
+        name=row.name,
+        paused_at=row.paused_at,
+        paused_why=row.paused_why,
+        pending=deliveries.get(DeliveryState.PENDING, nothing)[0],
+        waiting_commitment=deliveries.get(DeliveryState.SENT, nothing)[0],
+        failed=deliveries.get(DeliveryState.FAILED, nothing)[0],
+        oldest_pending_at=deliveries.get(DeliveryState.PENDING, nothing)[1],
+        pending_withdrawals=withdrawals.get(WithdrawalState.PENDING, 0),
+        failed_withdrawals=withdrawals.get(WithdrawalState.FAILED, 0),
+        by_hand=withdrawals.get(WithdrawalState.BY_HAND, 0),
+        last_success_at=row.last_success_at,
+        last_error=row.last_error,
+        last_error_at=row.last_error_at,
+        report_class=row.report_class,
+    )
+
+
+def _counted(first: Any, name: str, *others: Any) -> Any:
+    """Deliveries to a peer that count: of the latest result of a job that is not open again, and not cancelled."""
+    return (
+        select(first, *others)
+        .select_from(
+            delivery.join(job, job.c.id == delivery.c.job_id).join(result, result.c.id == delivery.c.result_id)
+        )
+        .where(delivery.c.peer == name, job.c.revision == result.c.revision, DELIVERABLE)
+    )

@@ -1,0 +1,369 @@
+"""Recall: which results peers have, that they are withdrawn, and the rejection notes that tell the peers so."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from stenosis_node.domain import DeliveryState, DocumentKind, JobState
+from stenosis_node.errors import LeaseLost, PermanentError, TransientError
+from stenosis_node.jobs.database import Database
+from stenosis_node.jobs.leases import (
+    NO_LEASE,
+    WithdrawalLease,
+    add_event,
+    held_withdrawal,
+    is_paused,
+    new_token,
+    set_job,
+    set_withdrawal,
+)
+from stenosis_node.jobs.records import (
+    DocumentRow,
+    EventKind,
+    RecallTarget,
+    Step,
+    WithdrawalReason,
+    WithdrawalState,
+)
+from stenosis_node.jobs.schema import delivery, document, job, receipt, result, withdrawal
+
+DIGEST_CHARACTERS: Final = 12
+"""Fewer of them do not name a bundle."""
+
+OPEN: Final = (WithdrawalState.FAILED, WithdrawalState.BY_HAND)
+"""Withdrawals that may be tried again with a note."""
+
+
+class Withdrawing(Database):
+    """The part of the store that recall and the sending of rejection notes use."""
+
+    # ----------------------------------------------------------------- recall
+
+    def recallable(self, *, job_id: int | None = None, bundle: str | None = None) -> tuple[RecallTarget, ...]:
+        """Results as the peers have them, by job, revision and peer, that are not withdrawn from that peer yet.
+
+        A withdrawal that failed, or that waits for a hand, does not count. A result that has not reached a peer is
+        returned too, without documents: recalling it stops its delivery.
+
+        job_id   only results of this job
+        bundle   only results of these weights: ``NAME VERSION`` as shown by ``job``, or the digest of the bundle or
+                 its first 12 characters at least
+        raises   PermanentError when neither is given
+        """
+        if job_id is None and bundle is None:
+            raise PermanentError("say what to recall: a job or a bundle")
+        wanted = select(result, job.c.study_instance_uid, job.c.revision.label("latest"), delivery.c.peer).select_from(
+            result.join(job, job.c.id == result.c.job_id).join(delivery, delivery.c.result_id == result.c.id)
+        )
+        if job_id is not None:
+            wanted = wanted.where(result.c.job_id == job_id)
+        if bundle is not None:
+            wanted = wanted.where(_made_by(bundle))
+        with self._reading() as connection:
+            rows = connection.execute(wanted.order_by(result.c.job_id, result.c.revision, delivery.c.peer)).all()
+            targets = (_target(connection, row) for row in rows)
+            return tuple(target for target in targets if target is not None)
+
+    def recall(
+        self,
+        targets: Sequence[RecallTarget],
+        *,
+        why: str,
+        notes: Mapping[tuple[int, str], str | None],
+        reason: WithdrawalReason = WithdrawalReason.RECALLED,
+        now: datetime | None = None,
+    ) -> int:
+        """Withdraw results from peers, all or none; returns how many withdrawals that makes.
+
+        The results are withdrawn, their deliveries that are not done are cancelled, and a job whose latest result is
+        RECALLED is CANCELLED; SUPERSEDED leaves the job alone. Withdrawals that exist already stay as they are, but
+        one that failed or waits for a hand becomes pending with the new note.
+
+        notes    (result_id, peer) to the key of the rejection note in the spool; None or missing: the peer takes no
+                 notes, and the withdrawal waits for the hand of its administrator
+        raises   TransientError when a result went on to be delivered since the targets were read: read them again;
+                 PermanentError when a target does not exist
+        """
+        by_job: dict[int, list[RecallTarget]] = defaultdict(list)
+        for target in targets:
+            by_job[target.job_id].append(target)
+        made = 0
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            for job_id in sorted(by_job):  # one order of locks for all
+                row = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()
+                if row is None:
+                    raise PermanentError(f"there is no job {job_id}")
+                for target in by_job[job_id]:
+                    _refuse_if_outdated(connection, target, now)
+                    note_key = notes.get((target.result_id, target.peer))
+                    made += _withdraw(connection, target, note_key, why=why, reason=reason, now=now)
+                _close(connection, row, by_job[job_id], why=why, reason=reason, now=now)
+        return made
+
+    # ----------------------------------------------------------------- notes
+
+    def claim_withdrawal(
+        self, peer: str, *, worker: str, lease_s: float, max_attempts: int, now: datetime | None = None
+    ) -> WithdrawalLease | None:
+        """Take the rejection note for ``peer`` that has waited longest, None when there is none. Counts an attempt.
+
+        None while the peer is paused or the job is held. One whose attempts are used up, because whoever had it died,
+        fails here.
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            while (row := connection.execute(_next_withdrawal(peer, now)).first()) is not None:
+                if row.attempts >= max_attempts:
+                    _fail(connection, row, f"the delivering process died {row.attempts} times on it", now)
+                    continue
+                lease = WithdrawalLease(
+                    withdrawal_id=row.id,
+                    job_id=row.job_id,
+                    study_instance_uid=row.study_instance_uid,
+                    result_id=row.result_id,
+                    result_key=row.result_key,
+                    revision=row.revision,
+                    peer=peer,
+                    token=new_token(),
+                    worker=worker,
+                    attempt=row.attempts + 1,
+                    lease_until=now + timedelta(seconds=lease_s),
+                    note_key=row.note_key,
+                    reason=WithdrawalReason(row.reason),
+                    sop_instance_uids=tuple(row.sop_instance_uids),
+                )
+                set_withdrawal(
+                    connection,
+                    row.id,
+                    attempts=lease.attempt,
+                    lease_token=lease.token,
+                    lease_until=lease.lease_until,
+                    lease_worker=worker,
+                )
+                return lease
+        return None
+
+    def renew_withdrawal(self, lease: WithdrawalLease, *, lease_s: float, now: datetime | None = None) -> None:
+        """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
+        with self._writing() as connection:
+            until = self._now(connection, now) + timedelta(seconds=lease_s)
+            mine = (withdrawal.c.id == lease.withdrawal_id) & (withdrawal.c.lease_token == lease.token)
+            if connection.execute(update(withdrawal).where(mine).values(lease_until=until)).rowcount == 0:
+                raise LeaseLost(f"withdrawal {lease.withdrawal_id} of job {lease.job_id} was taken away")
+
+    def release_withdrawal(self, lease: WithdrawalLease) -> None:
+        """Give it back, because the node stops: the attempt does not count. LeaseLost when it is gone."""
+        with self._writing() as connection:
+            row = held_withdrawal(connection, lease)
+            set_withdrawal(connection, row.id, attempts=row.attempts - 1, **NO_LEASE)
+
+    def advance_withdrawal(self, lease: WithdrawalLease, *, now: datetime | None = None) -> None:
+        """The peer has the rejection note. LeaseLost."""
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = held_withdrawal(connection, lease)
+            done = {"state": WithdrawalState.DELIVERED, "state_since": now, "message": None, "attempts": 0}
+            set_withdrawal(connection, row.id, **done, **NO_LEASE)
+            sentence = f"{lease.peer} has the rejection note for revision {lease.revision}"
+            add_event(connection, lease.job_id, now, EventKind.WITHDRAWN, sentence)
+            self._upsert_peer(connection, lease.peer, last_success_at=now)
+
+    def retry_withdrawal_later(
+        self,
+        lease: WithdrawalLease,
+        *,
+        retry_at: datetime,
+        sentence: str,
+        max_attempts: int,
+        now: datetime | None = None,
+    ) -> WithdrawalState:
+        """Another attempt at ``retry_at``, or FAILED when the attempts are used up; returns which. LeaseLost."""
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = held_withdrawal(connection, lease)
+            self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
+            if row.attempts >= max_attempts:
+                _fail(connection, row, f"given up after {row.attempts} attempts: {sentence}", now)
+                return WithdrawalState.FAILED
+            set_withdrawal(connection, row.id, retry_at=retry_at, message=sentence, **NO_LEASE)
+            told = f"attempt {row.attempts} to send {lease.peer} a rejection note failed: {sentence}"
+            add_event(connection, lease.job_id, now, EventKind.WITHDRAWAL_POSTPONED, told)
+            return WithdrawalState.PENDING
+
+    def fail_withdrawal(self, lease: WithdrawalLease, *, sentence: str, now: datetime | None = None) -> None:
+        """A human is needed. LeaseLost."""
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            row = held_withdrawal(connection, lease)
+            _fail(connection, row, sentence, now)
+            self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
+
+
+def _made_by(bundle: str) -> Any:
+    exact = (result.c.bundle == bundle) | (result.c.bundle_digest == bundle)
+    return (
+        exact | result.c.bundle_digest.startswith(bundle, autoescape=True)
+        if len(bundle) >= DIGEST_CHARACTERS
+        else exact
+    )
+
+
+def _target(connection: Connection, row: Row[Any]) -> RecallTarget | None:
+    known = connection.execute(
+        select(withdrawal.c.state).where(withdrawal.c.result_id == row.id, withdrawal.c.peer == row.peer)
+    ).scalar_one_or_none()
+    documents = _answered(connection, row.job_id, row.id, row.peer, receipt.c.confirmed)
+    if known not in (None, *OPEN) or (known is None and not documents and row.withdrawn_at is not None):
+        return None
+    unanswered = receipt.c.confirmed.is_(False) & receipt.c.status.is_(None)
+    return RecallTarget(
+        job_id=row.job_id,
+        study_instance_uid=row.study_instance_uid,
+        result_id=row.id,
+        revision=row.revision,
+        is_latest=row.revision == row.latest,
+        result_key=row.result_key,
+        peer=row.peer,
+        bundle=row.bundle,
+        documents=documents,
+        unanswered=_answered(connection, row.job_id, row.id, row.peer, unanswered),
+    )
+
+
+def _answered(
+    connection: Connection, job_id: int, result_id: int, peer: str, condition: Any
+) -> tuple[DocumentRow, ...]:
+    """Documents of a result about which the peer, in whichever delivery of the job, gave such an answer."""
+    uids = (
+        select(receipt.c.sop_instance_uid)
+        .join(delivery, delivery.c.id == receipt.c.delivery_id)
+        .where(delivery.c.job_id == job_id, delivery.c.peer == peer, condition)
+    )
+    wanted = select(document).where(document.c.result_id == result_id, document.c.sop_instance_uid.in_(uids))
+    return tuple(
+        DocumentRow(
+            sop_instance_uid=row.sop_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            series_instance_uid=row.series_instance_uid,
+            kind=DocumentKind(row.kind),
+        )
+        for row in connection.execute(wanted.order_by(document.c.sop_instance_uid))
+    )
+
+
+def _refuse_if_outdated(connection: Connection, target: RecallTarget, now: datetime) -> None:
+    """A note must name what the peer has, neither less nor more."""
+    under_way = select(delivery.c.id).where(
+        delivery.c.result_id == target.result_id,
+        delivery.c.state == DeliveryState.PENDING,
+        delivery.c.lease_until > now,
+    )
+    if connection.execute(under_way.with_for_update()).first() is not None:
+        raise TransientError(f"revision {target.revision} of job {target.job_id} is being delivered; try again shortly")
+    documents = _answered(connection, target.job_id, target.result_id, target.peer, receipt.c.confirmed)
+    if documents != target.documents:
+        raise TransientError(f"{target.peer} has got more of job {target.job_id} meanwhile; try again")
+
+
+def _withdraw(
+    connection: Connection,
+    target: RecallTarget,
+    note_key: str | None,
+    *,
+    why: str,
+    reason: WithdrawalReason,
+    now: datetime,
+) -> bool:
+    """The row of one withdrawal, if there is anything to withdraw. Whether it is new, or pending again."""
+    fresh: dict[str, Any] = {
+        "state": WithdrawalState.BY_HAND if note_key is None else WithdrawalState.PENDING,
+        "state_since": now,
+        "reason": reason,
+        "why": why,
+        "message": None,
+        "note_key": note_key,
+        "sop_instance_uids": sorted({row.sop_instance_uid for row in (*target.documents, *target.unanswered)}),
+        "attempts": 0,
+        "retry_at": now,
+    }
+    if not fresh["sop_instance_uids"]:
+        return False
+    mine = (withdrawal.c.result_id == target.result_id) & (withdrawal.c.peer == target.peer)
+    known = connection.execute(select(withdrawal).where(mine).with_for_update()).first()
+    if known is None:
+        row = {"job_id": target.job_id, "result_id": target.result_id, "peer": target.peer, "created_at": now}
+        connection.execute(insert(withdrawal).values(**row, **fresh))
+        return True
+    if known.state not in OPEN or note_key is None:
+        return False
+    set_withdrawal(connection, known.id, **fresh)
+    return True
+
+
+def _close(
+    connection: Connection,
+    row: Row[Any],
+    targets: Sequence[RecallTarget],
+    *,
+    why: str,
+    reason: WithdrawalReason,
+    now: datetime,
+) -> None:
+    """The results of one job are withdrawn and no more of them is delivered."""
+    result_ids = {target.result_id for target in targets}
+    connection.execute(
+        update(result)
+        .where(result.c.id.in_(result_ids), result.c.withdrawn_at.is_(None))
+        .values(withdrawn_at=now, withdrawn_why=why)
+    )
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.result_id.in_(result_ids), delivery.c.state != DeliveryState.DELIVERED)
+        .values(state=DeliveryState.CANCELLED, state_since=now, message=f"{reason}: {why}", **NO_LEASE)
+    )
+    revisions = ", ".join(str(revision) for revision in sorted({target.revision for target in targets}))
+    add_event(connection, row.id, now, EventKind.RECALLED, f"revision {revisions} {reason}: {why}")
+    if reason is WithdrawalReason.RECALLED and any(target.revision == row.revision for target in targets):
+        set_job(
+            connection,
+            row.id,
+            state=JobState.CANCELLED,
+            state_since=now,
+            failed_in=Step.DELIVER,
+            reason=None,
+            message=f"recalled: {why}",
+            retry_at=None,
+            **NO_LEASE,
+        )
+
+
+def _next_withdrawal(peer: str, now: datetime) -> Any:
+    return (
+        select(withdrawal, result.c.result_key, result.c.revision, job.c.study_instance_uid)
+        .join(job, job.c.id == withdrawal.c.job_id)
+        .join(result, result.c.id == withdrawal.c.result_id)
+        .where(
+            withdrawal.c.peer == peer,
+            withdrawal.c.state == WithdrawalState.PENDING,
+            withdrawal.c.retry_at <= now,
+            withdrawal.c.lease_until.is_(None) | (withdrawal.c.lease_until <= now),
+            job.c.held.is_(False),
+            ~is_paused(peer),
+        )
+        .order_by(withdrawal.c.retry_at, withdrawal.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=[withdrawal, job])
+    )
+
+
+def _fail(connection: Connection, row: Row[Any], sentence: str, now: datetime) -> None:
+    failed = {"state": WithdrawalState.FAILED, "state_since": now, "message": sentence}
+    set_withdrawal(connection, row.id, **failed, **NO_LEASE)
+    told = f"withdrawal from {row.peer} failed: {sentence}"
+    add_event(connection, row.job_id, now, EventKind.WITHDRAWAL_FAILED, told)
