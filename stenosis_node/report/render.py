@@ -30,6 +30,8 @@ ACCENT: Final[Colour] = (255, 176, 0)
 BLACK: Final[Colour] = (0, 0, 0)
 CLOSE_UP_MM: Final = 64.0
 """Side of a close-up: the canal with facets and posterior fat."""
+WINDOW_PERCENTILES: Final = (1, 99.5)
+"""Black and white of an image whose own window says nothing."""
 
 
 @cache
@@ -53,10 +55,27 @@ def windowed(pixels: Pixels, source: SourceImage) -> Gray:
     values = np.nan_to_num(pixels)
     if not source.monochrome1:
         shown = _voi(values, source.voi)
-        if shown is not None and np.mean((shown > 3) & (shown < 252)) > 0.05 and np.ptp(shown) > 80:
+        if shown is not None and _is_sensible(shown):
             return shown
-    low, high = np.percentile(values, (1, 99.5))
+    low, high = np.percentile(values, WINDOW_PERCENTILES)
     return _gray((values - low) / max(float(high - low), 1e-6))
+
+
+def display_window(pixels: Pixels, source: SourceImage) -> Voi:
+    """What :func:`windowed` applies, for the values as the source has them: not inverted, even if its sense is."""
+    values = np.nan_to_num(pixels)
+    if not source.monochrome1:
+        shown = _voi(values, source.voi)
+        if shown is not None and _is_sensible(shown):
+            return source.voi
+    low, high = (float(v) for v in np.percentile(values, WINDOW_PERCENTILES))
+    if source.monochrome1:  # the values were inverted about the middle of their range when they were read
+        low, high = (float(values.max() + values.min()) - v for v in (high, low))
+    return Voi((low + high) / 2 + 0.5, high - low + 1)
+
+
+def _is_sensible(shown: Gray) -> bool:
+    return bool(np.mean((shown > 3) & (shown < 252)) > 0.05 and np.ptp(shown) > 80)
 
 
 def _voi(values: Pixels, voi: Voi) -> Gray | None:

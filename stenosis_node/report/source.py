@@ -81,6 +81,8 @@ class SourceImage:
     voi: Voi
     lossy: Lossy | None
     spacing_between_mm: float | None
+    rescale: tuple[float, float] | None = (1.0, 0.0)
+    """(slope, intercept) from stored values to those of :attr:`AxialSlice.pixels`; None when a table does that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,8 @@ def _image(header: Dataset, frame: int | None) -> SourceImage:
         lossy = Lossy(_texts(header, "LossyImageCompressionRatio"), _texts(header, "LossyImageCompressionMethod"))
     measures = _macro(header, frame, "PixelMeasuresSequence")
     spacing = measures.get("SpacingBetweenSlices")
+    values = _macro(header, frame, "PixelValueTransformationSequence")
+    rescale = _number(values.get("RescaleSlope")) or 1.0, _number(values.get("RescaleIntercept")) or 0.0
     return SourceImage(
         rows=int(header.get("Rows", 0)),
         columns=int(header.get("Columns", 0)),
@@ -233,6 +237,7 @@ def _image(header: Dataset, frame: int | None) -> SourceImage:
         voi=_voi(_macro(header, frame, "FrameVOILUTSequence")),
         lossy=lossy,
         spacing_between_mm=_number(spacing),
+        rescale=None if header.get("ModalityLUTSequence") else rescale,
     )
 
 
