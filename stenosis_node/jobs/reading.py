@@ -71,6 +71,7 @@ class Reading(Database):
                 job.c.state == JobState.RECEIVED, job.c.quiet_until <= now, job.c.held.is_(False)
             )
             results = select(func.count()).where(result.c.created_at > day_ago, result.c.purged_at.is_(None))
+            latest = select(func.max(result.c.created_at)).where(result.c.purged_at.is_(None))
             rejected = select(func.count()).where(
                 job.c.state == JobState.REJECTED, job.c.state_since > day_ago, job.c.purged_at.is_(None)
             )
@@ -84,6 +85,7 @@ class Reading(Database):
                 jobs=_counts(connection),
                 peers=summaries(connection),
                 oldest_waiting_at=connection.execute(waiting).scalar_one(),
+                last_result_at=connection.execute(latest).scalar_one(),
                 results_24h=connection.execute(results).scalar_one(),
                 rejected_24h=connection.execute(rejected).scalar_one(),
                 instances=int(n_instances),

@@ -377,6 +377,8 @@ class NodeStatus:
     peers: tuple[PeerSummary, ...]
     oldest_waiting_at: datetime | None
     """When the study that has waited longest for grading, or for the check before it, fell quiet."""
+    last_result_at: datetime | None
+    """None also when its documents are deleted."""
     results_24h: int
     rejected_24h: int
     instances: int
