@@ -41,10 +41,14 @@ def grade(config: Config, worker: str, stop: threading.Event) -> None:
 
 
 def deliver(config: Config, worker: str, stop: threading.Event) -> None:
-    """Send what was graded."""
+    """Send what was graded; beside it, find out which studies are complete."""
+    from stenosis_node.work.complete import CompletenessChecker
     from stenosis_node.work.deliver import deliver_to_all
 
-    deliver_to_all(config, Spool(config.spool), JobStore(config.database_url), stop, worker=worker)
+    spool, store = Spool(config.spool), JobStore(config.database_url)
+    checker = CompletenessChecker(config, spool, store, worker=worker)
+    threading.Thread(target=checker.run, args=(stop,), name="complete", daemon=True).start()
+    deliver_to_all(config, spool, store, stop, worker=worker)
 
 
 ROLES: Final[dict[str, Callable[[Config, str, threading.Event], None]]] = {

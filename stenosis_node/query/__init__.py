@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from stenosis_node.query.fetching import FetchedInstance, FetchOutcome, get_instances, move_instances
+from stenosis_node.query.conversation import PeerAway
+from stenosis_node.query.fetching import FetchedInstance, FetchOutcome, Progress, get_instances, move_instances
 from stenosis_node.query.finding import KnownInstance, find_instances
 
-__all__ = ["FetchOutcome", "FetchedInstance", "KnownInstance", "find_instances", "get_instances", "move_instances"]
+__all__ = [
+    "FetchOutcome",
+    "FetchedInstance",
+    "KnownInstance",
+    "PeerAway",
+    "Progress",
+    "find_instances",
+    "get_instances",
+    "move_instances",
+]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Peer
 from stenosis_node.errors import PermanentError, TransientError
-from stenosis_node.wire.association import describe, hang_up
+from stenosis_node.wire.association import associate, describe, hang_up
 
 Responses = Iterator[tuple[Dataset, Dataset | None]]
 
@@ -22,6 +24,11 @@ PENDING: Final = frozenset({0xFF00, 0xFF01})
 SUCCESS: Final = 0x0000
 SOME_FAILED: Final = 0xB000
 MOVE_DESTINATION_UNKNOWN: Final = 0xA801
+
+
+class PeerAway(TransientError):
+    """The peer cannot be reached, or ended or left a conversation: another one will hardly go better at the moment."""
+
 
 _MEANINGS: Final[dict[int, tuple[str, type[PermanentError | TransientError]]]] = {
     0x0105: ("no such attribute", PermanentError),
@@ -98,25 +105,35 @@ class Watch:
         hang_up(self._association)
 
 
+@contextlib.contextmanager
+def conversation(peer: Peer, contexts: Sequence[PresentationContext], **options: Any) -> Iterator[Association]:
+    """As :func:`associate`. PeerAway when there is no association for now, PermanentError when there never will be."""
+    with contextlib.ExitStack() as stack:
+        try:
+            association = stack.enter_context(associate(peer, contexts, **options))
+        except TransientError as error:
+            raise PeerAway(str(error)) from error
+        yield association
+
+
 def responses(
     begun: Responses, operation: str, peer: Peer, watch: Watch
 ) -> Iterator[tuple[int, Dataset, Dataset | None]]:
     """(status, status elements, identifier) of each response up to the final one.
 
-    raises  TransientError when the association ends, or the watch ends it, before the final response
+    raises  PeerAway when the association ends, or the watch ends it, before the final response
     """
     for elements, identifier in begun:
         if "Status" not in elements or watch.why:
             why = watch.why or "aborted, or sent what is no response,"
-            raise TransientError(f"{describe(peer)} {why} during {operation}")
+            raise PeerAway(f"{describe(peer)} {why} during {operation}")
         yield int(elements.Status), elements, identifier
 
 
 def failure(status: int, operation: str, peer: Peer) -> PermanentError | TransientError:
     """The error that a failure status calls for. Unknown ones may pass: attempts are limited."""
-    meaning, kind = _MEANINGS.get(
-        status, ("unable to process" if status >> 12 == 0xC else "unknown failure", TransientError)
-    )
+    unnamed = "unable to process" if status >> 12 == 0xC else "unknown failure"
+    meaning, kind = _MEANINGS.get(status, (unnamed, TransientError))
     return kind(f"{describe(peer)} answered 0x{status:04X} ({meaning}) to {operation}")
 
 

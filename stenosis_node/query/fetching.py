@@ -18,19 +18,21 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.errors import NodeError, PermanentError, TransientError
+from stenosis_node.errors import NodeError, PermanentError
 from stenosis_node.query.conversation import (
     MOVE_DESTINATION_UNKNOWN,
     PENDING,
     SOME_FAILED,
     SUCCESS,
+    PeerAway,
     Responses,
     Watch,
+    conversation,
     failure,
     responses,
 )
 from stenosis_node.query.finding import KnownInstance
-from stenosis_node.wire.association import associate, describe
+from stenosis_node.wire.association import describe
 from stenosis_node.wire.header import MissingUid, UnreadableHeader, read_uids
 from stenosis_node.wire.part10 import file_meta
 
@@ -121,13 +123,13 @@ def get_instances(
               raised again in the end
     progress  called with how many came and how many are wanted
 
-    raises  TransientError, PermanentError (no C-GET there, or no storage context with us as provider); what was kept
-            before stays kept
+    raises  PeerAway, TransientError, PermanentError (no C-GET there, or no storage context with us as provider); what
+            was kept before stays kept
     """
     contexts, classes = _storage_contexts(wanted)
     receiving = _Receiving(peer, study_uid, keep, len(wanted), progress)
     with (
-        associate(
+        conversation(
             peer,
             [build_context(STUDY_ROOT_GET), *contexts],
             calling_ae_title=calling_ae_title,
@@ -158,11 +160,11 @@ def move_instances(
 ) -> FetchOutcome:
     """Have the peer send the wanted instances to ``destination``, our own AE title, over an association of its own.
 
-    raises  TransientError, PermanentError (no C-MOVE there; it does not know the destination)
+    raises  PeerAway, TransientError, PermanentError (no C-MOVE there; it does not know the destination)
     """
     contexts = [build_context(STUDY_ROOT_MOVE, [uids.ExplicitVRLittleEndian, uids.ImplicitVRLittleEndian])]
     asked = failed = 0
-    with associate(peer, contexts, calling_ae_title=calling_ae_title) as association:
+    with conversation(peer, contexts, calling_ae_title=calling_ae_title) as association:
         for number, identifier in enumerate(_requests(study_uid, wanted), start=1):
             begin = functools.partial(association.send_c_move, identifier, destination, STUDY_ROOT_MOVE, msg_id=number)
             with _watch(association, peer, max_bytes=CONTROL_BYTES) as watch:
@@ -271,7 +273,7 @@ def _retrieve(begin: Callable[[], Responses], operation: str, peer: Peer, watch:
     try:
         begun = begin()
     except (RuntimeError, ValueError) as error:
-        raise TransientError(f"{describe(peer)} ended the association before {operation}") from error
+        raise PeerAway(f"{describe(peer)} ended the association before {operation}") from error
     for status, elements, _ in responses(begun, operation, peer, watch):
         if status in (SUCCESS, SOME_FAILED):
             return int(elements.get("NumberOfFailedSuboperations") or 0)

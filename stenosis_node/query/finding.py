@@ -12,9 +12,9 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.errors import PermanentError, TransientError
-from stenosis_node.query.conversation import PENDING, SUCCESS, Watch, failure, responses, uid_of
-from stenosis_node.wire.association import associate, describe
+from stenosis_node.errors import PermanentError
+from stenosis_node.query.conversation import PENDING, SUCCESS, PeerAway, Watch, conversation, failure, responses, uid_of
+from stenosis_node.wire.association import describe
 
 STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
 MAX_MATCHES: Final = 50_000
@@ -41,14 +41,14 @@ def find_instances(
 
     A series whose modality the peer does not tell counts as one of them.
 
-    raises  TransientError (not reachable, no or no end of answers, out of resources),
+    raises  PeerAway (not reachable, no answers or no end of them), TransientError (out of resources),
             PermanentError (no C-FIND there, refused for good, answers that cannot be used)
     """
     contexts = [build_context(STUDY_ROOT_FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]
     total_s = PATIENCE * peer.timeout_s
     found: dict[str, KnownInstance] = {}
     with (
-        associate(peer, contexts, calling_ae_title=calling_ae_title) as association,
+        conversation(peer, contexts, calling_ae_title=calling_ae_title) as association,
         Watch(association, silence_s=peer.timeout_s, total_s=total_s, max_bytes=MAX_BYTES) as watch,
     ):
         asking = _Asking(association, peer, watch)
@@ -92,7 +92,7 @@ class _Asking:
         try:
             begun = self._association.send_c_find(identifier, STUDY_ROOT_FIND, msg_id=self._message_id)
         except (RuntimeError, ValueError) as error:
-            raise TransientError(f"{describe(self._peer)} ended the association before C-FIND") from error
+            raise PeerAway(f"{describe(self._peer)} ended the association before C-FIND") from error
         n_matches = 0
         for status, _, match in responses(begun, "C-FIND", self._peer, self._watch):
             if status in PENDING:

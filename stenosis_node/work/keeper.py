@@ -16,7 +16,7 @@ log = logging.getLogger("stenosis_node.work")
 POLL_S: Final = 0.5
 
 
-def work_until(stop: threading.Event, step: Callable[[], bool]) -> None:
+def work_until(stop: threading.Event, step: Callable[[], bool], *, poll_s: float = POLL_S) -> None:
     """Take steps until ``stop`` is set; rest a moment when a step says that nothing is due."""
     while not stop.is_set():
         try:
@@ -25,7 +25,7 @@ def work_until(stop: threading.Event, step: Callable[[], bool]) -> None:
             log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
             worked = False
         if not worked:
-            stop.wait(POLL_S)
+            stop.wait(poll_s)
 
 
 class LeaseKeeper:
