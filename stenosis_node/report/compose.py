@@ -14,7 +14,7 @@ from stenosis_node.domain import (
     SagittalSlice,
     StudyFindings,
 )
-from stenosis_node.report import capture, overview, sr, wording
+from stenosis_node.report import capture, gsps, overview, sr, wording
 from stenosis_node.report.identity import ReportContext
 from stenosis_node.report.outline import outline
 from stenosis_node.report.source import read_sources
@@ -26,7 +26,8 @@ def compose(
     context: ReportContext,
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
 ) -> tuple[Document, ...]:
-    """All documents of a result: the overview, one annotated image per slice with an outcome to show, the SR last.
+    """All documents of a result: the overview, one annotated image per slice with an outcome to show,
+    one presentation state per graded series, the SR last.
 
     sagittal  the slice on which the overview shows where the slabs lie, or why there is none (part of a sentence)
 
@@ -71,5 +72,6 @@ def compose(
                 scale=scale,
             )
         )
+    documents += gsps.build(story, sources, study, findings, context)
     documents.append(sr.build(story, findings, graded, study, sources, context))
     return tuple(documents)

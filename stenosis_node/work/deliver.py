@@ -33,8 +33,12 @@ def documents_for(documents: Sequence[Document], peer: Peer) -> tuple[Document, 
                 return peer.captures != "none"
             case DocumentKind.SC:
                 return peer.captures == "all" or (peer.captures == "key" and document.key)
-            case DocumentKind.SR | DocumentKind.GSPS:
+            case DocumentKind.GSPS:
+                return peer.presentation_states
+            case DocumentKind.SR:
                 return True
+            case DocumentKind.KOS:  # a rejection note is no part of a result
+                return False
 
     return tuple(sorted(filter(wanted, documents), key=lambda document: document.kind is DocumentKind.SR))
 

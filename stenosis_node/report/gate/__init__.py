@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stenosis_node.domain import AxialSeries, Document, SagittalSlice, StudyFindings
+from stenosis_node.domain import AxialSeries, Document, DocumentKind, SagittalSlice, StudyFindings
 from stenosis_node.errors import PermanentError
 from stenosis_node.report import wording
 from stenosis_node.report.gate.capture_rules import capture_faults
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
 from stenosis_node.report.gate.header_rules import header_faults, set_faults
+from stenosis_node.report.gate.presentation_rules import presentation_faults
 from stenosis_node.report.gate.report_rules import report_faults
 
 __all__ = ["Fault", "check", "faults"]
@@ -55,8 +56,9 @@ def faults(
     report = next((o for o in opened if o.is_report and not o.alternative), None)
     for entry in opened:
         found += header_faults(entry, evidence)
-        if not entry.is_report:
+        if entry.document.kind in (DocumentKind.SC, DocumentKind.SC_OVERVIEW):
             found += capture_faults(entry, report, evidence)
+    found += presentation_faults([o for o in opened if o.document.kind is DocumentKind.GSPS], report, evidence)
     if report is not None:
         found += report_faults(report, evidence)
     return tuple(found)

@@ -22,10 +22,24 @@ from stenosis_node.domain import (
     GradedSlice,
     SliceFinding,
     StudyFindings,
+    finding_box,
 )
 from stenosis_node.errors import PermanentError
 from stenosis_node.report import readback
 from stenosis_node.report.readback import Item, Ref
+
+WANTED = (
+    "Rows",
+    "Columns",
+    "LossyImageCompression",
+    "PhotometricInterpretation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+"""What the rules need of every source; of the first they need all."""
 
 Place = tuple[str, int | None]
 """(SOP Instance UID, frame number): one slice."""
@@ -83,6 +97,8 @@ class Evidence:
     """SOP Instance UIDs of sources that were lossily compressed."""
     series_of: dict[str, str]
     """SOP Instance UID to Series Instance UID."""
+    gray: dict[Place, tuple[float, float, bool]]
+    """(rescale slope, intercept, whether small values are bright) of slices; absent where a table does that."""
     patient: dict[str, frozenset[str]]
     """Keyword to the ways in which the bytes of the first source may be read."""
 
@@ -93,17 +109,19 @@ class Evidence:
         pieces = [piece for one in series if one.series_instance_uid in graded for piece in one.slices]
         sizes: dict[str, tuple[int, int]] = {}
         lossy: set[str] = set()
+        gray: dict[Place, tuple[float, float, bool]] = {}
         patient: dict[str, frozenset[str]] = {}
-        for piece in pieces:
-            uid = piece.ref.sop_instance_uid
-            if uid in sizes:
+        for uid, frames in _by_instance(pieces).items():
+            header = _header(frames, whole=not patient)
+            if header is None:
                 continue
-            header = _header(piece, whole=not patient)
             if not patient:
                 patient = {k: _readings(header, k) for k in ("PatientName", "PatientID", "AccessionNumber")}
             sizes[uid] = (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
             if str(header.get("LossyImageCompression", "00")) == "01":
                 lossy.add(uid)
+            if not header.get("ModalityLUTSequence"):
+                gray |= {(uid, f.ref.frame_number): _gray(header, f.ref.frame_number) for f in frames}
         return Evidence(
             study=findings,
             findings={(f.ref.sop_instance_uid, f.ref.frame_number): f for s in findings.series for f in s.slices},
@@ -111,8 +129,15 @@ class Evidence:
             sizes=sizes,
             lossy=frozenset(lossy),
             series_of={p.ref.sop_instance_uid: p.ref.series_instance_uid for p in pieces},
+            gray=gray,
             patient=patient,
         )
+
+    @property
+    def drawable(self) -> frozenset[Place]:
+        """The slices a presentation state can draw on: with a box, pixels, and no table in the place of a rescale."""
+        boxed = {place for place, finding in self.findings.items() if finding_box(finding) is not None}
+        return frozenset(p for p in boxed & set(self.gray) if self.slices[p].pixels is not None)
 
     def knows(self, ref: Ref) -> bool:
         """Whether a reference names a slice of the study, with its class and frame."""
@@ -145,15 +170,37 @@ class Evidence:
         return self.grade(place) in (Grade.C, Grade.D) and around == [Grade.A, Grade.A]
 
 
-def _header(piece: AxialSlice, *, whole: bool) -> Dataset:
-    wanted = ["Rows", "Columns", "LossyImageCompression"]
+def _by_instance(pieces: Sequence[AxialSlice]) -> dict[str, list[AxialSlice]]:
+    found: dict[str, list[AxialSlice]] = {}
+    for piece in pieces:
+        found.setdefault(piece.ref.sop_instance_uid, []).append(piece)
+    return found
+
+
+def _header(frames: Sequence[AxialSlice], *, whole: bool) -> Dataset | None:
+    """Header of an instance; None when it is broken and no slice of it could be read either."""
+    piece = frames[0]
     try:
-        return pydicom.dcmread(piece.path, stop_before_pixels=True, specific_tags=None if whole else wanted)
+        return pydicom.dcmread(piece.path, stop_before_pixels=True, specific_tags=None if whole else list(WANTED))
     except (OSError, InvalidDicomError, EOFError, ValueError) as error:
+        if all(f.unreadable is not None for f in frames) and not isinstance(error, FileNotFoundError):
+            return None
         uid = UID(piece.ref.sop_instance_uid)
         raise PermanentError(
             f"the received file of instance {uid} cannot be read again ({type(error).__name__}); send the study again"
         ) from error
+
+
+def _gray(header: Dataset, frame: int | None) -> tuple[float, float, bool]:
+    """How stored values become the ones that are windowed; of a frame its own groups come before the shared ones."""
+    places = [header]
+    if frame is not None:
+        own = list(header.get("PerFrameFunctionalGroupsSequence") or ())[frame - 1 : frame]
+        groups = (*own, *(header.get("SharedFunctionalGroupsSequence") or ()))
+        places = [item for group in groups for item in group.get("PixelValueTransformationSequence") or ()]
+    values = next(iter(places), Dataset())
+    slope, intercept = float(values.get("RescaleSlope") or 1), float(values.get("RescaleIntercept") or 0)
+    return slope or 1.0, intercept, header.get("PhotometricInterpretation") == "MONOCHROME1"
 
 
 def _readings(header: Dataset, keyword: str) -> frozenset[str]:

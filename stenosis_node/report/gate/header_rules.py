@@ -10,6 +10,7 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     EnhancedSRStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     SecondaryCaptureImageStorage,
 )
 
@@ -23,8 +24,15 @@ from stenosis_node.domain import (
 )
 from stenosis_node.report import codes, wording
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
+from stenosis_node.report.gate.presentation_rules import texts_of
 
 REPORT_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
+CLASSES = {
+    DocumentKind.SR: REPORT_CLASSES,
+    DocumentKind.SC: (SecondaryCaptureImageStorage,),
+    DocumentKind.SC_OVERVIEW: (SecondaryCaptureImageStorage,),
+    DocumentKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage,),
+}
 LEVEL_NAME = re.compile(r"\b([TL]\d{1,2}\s*[-/]\s*([LS]?\d)|L[1-5]\b|S1\b)")
 
 
@@ -83,7 +91,7 @@ def _captures(documents: Sequence[Document], opened: Sequence[Opened], evidence:
 
 
 def header_faults(one: Opened, evidence: Evidence) -> Iterator[Fault]:
-    """Rules for every document, SR or capture."""
+    """Rules for every document."""
     ds, document = one.ds, one.document
     meta = ds.file_meta
     stored = (str(ds.get("SOPInstanceUID")), str(ds.get("SOPClassUID")), str(ds.get("SeriesInstanceUID")))
@@ -100,8 +108,7 @@ def header_faults(one: Opened, evidence: Evidence) -> Iterator[Fault]:
         ExplicitVRLittleEndian
     ):
         yield Fault("identity", f"{one.name}: not in Explicit VR Little Endian")
-    wanted = REPORT_CLASSES if one.is_report else (SecondaryCaptureImageStorage,)
-    if ds.get("SOPClassUID") not in wanted:
+    if ds.get("SOPClassUID") not in CLASSES.get(document.kind, ()):
         yield Fault("identity", f"{one.name}: unexpected SOP class {ds.get('SOPClassUID')}")
     yield from _patient(one, evidence)
     yield from _safety(one, evidence)
@@ -129,6 +136,7 @@ def _safety(one: Opened, evidence: Evidence) -> Iterator[Fault]:
         yield Fault("demonstration", f"{one.name}: Series Description does not fit a bundle of status {status}")
     said = [description, str(ds.get("ImageComments") or ""), *(i.text for i in one.root.walk())]
     said += [i.meaning for i in one.root.walk()]
+    said += texts_of(ds)
     if any("probab" in text.lower() for text in said):
         yield Fault("network-score", f"{one.name}: a network score is called a probability")
     if any(LEVEL_NAME.search(text) for text in said):

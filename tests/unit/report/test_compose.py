@@ -43,8 +43,8 @@ def summary(documents: tuple[Document, ...]) -> str:
 
 def test_overview_first_images_next_report_last(good: Result) -> None:
     kinds = [d.kind for d in good.documents]
-    assert kinds == [DocumentKind.SC_OVERVIEW] + [DocumentKind.SC] * 9 + [DocumentKind.SR]
-    numbers = [int(opened(d).InstanceNumber) for d in good.documents[:-1]]
+    assert kinds == [DocumentKind.SC_OVERVIEW] + [DocumentKind.SC] * 9 + [DocumentKind.GSPS, DocumentKind.SR]
+    numbers = [int(opened(d).InstanceNumber) for d in good.documents[:-2]]
     assert numbers == sorted(numbers)
     report = good.documents[-1]
     assert [a.sop_class_uid for a in report.alternatives] == [

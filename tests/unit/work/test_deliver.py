@@ -53,6 +53,14 @@ def test_a_peer_gets_the_captures_it_asks_for_and_the_report_last(captures: str,
     assert [d.sop_instance_uid for d in documents_for(DOCUMENTS, peer)] == expected
 
 
+@pytest.mark.parametrize(("wanted", "expected"), [(False, ["report"]), (True, ["boxes", "report"])])
+def test_presentation_states_go_to_peers_that_ask_for_them(wanted: bool, expected: list[str]) -> None:
+    peer = Peer(ae_title="PACS", host="localhost", port=104, captures="none", presentation_states=wanted)
+    documents = (*DOCUMENTS, document(DocumentKind.GSPS, "boxes"))
+
+    assert [d.sop_instance_uid for d in documents_for(documents, peer)] == expected
+
+
 def with_peer(bench: Bench, port: int) -> None:
     peer = Peer(ae_title="PACS", host="127.0.0.1", port=port, timeout_s=5, retry_base_s=1000, max_attempts=2)
     bench.config = bench.config.model_copy(update={"peers": {"pacs": peer}})
