@@ -41,8 +41,9 @@ $(STAMP): requirements/bootstrap.txt requirements/lock.txt pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python -m deploy.demo
 
+# Two workers, a file at a time, in the order of the folders: the long acceptance tests come first.
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -79,9 +79,13 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
-    """End for sure: what is still running is shown, and a run whose tests passed does not hang for it."""
-    faulthandler.dump_traceback_later(60, exit=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End for sure: what is still running is shown, and a run whose tests passed does not hang for it.
+
+    A worker of pytest-xdist waits here for the others, as long as they need; the run that started it ends it.
+    """
+    if not hasattr(config, "workerinput"):
+        faulthandler.dump_traceback_later(60, exit=True)
     if _lasting_threads() or multiprocessing.active_children():
         print("left over at the end:", _lasting_threads(), multiprocessing.active_children(), file=sys.__stderr__)
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)

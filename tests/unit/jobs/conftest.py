@@ -110,12 +110,21 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> N
     raise AssertionError(f"PostgreSQL did not come up: {log.read_text()}")
 
 
+@pytest.fixture(scope="session")
+def made_databases() -> dict[str, Databases]:
+    """What :func:`databases` has made: pytest comes back to a parameter whenever the order of the tests asks for it."""
+    return {}
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, fast_folder: Path) -> Databases:
-    server = request.getfixturevalue("postgresql_server") if request.param == "postgresql" else None
-    folder = fast_folder / request.param
-    folder.mkdir(exist_ok=True)
-    return Databases(request.param, folder, server)
+def databases(request: pytest.FixtureRequest, fast_folder: Path, made_databases: dict[str, Databases]) -> Databases:
+    kind: str = request.param
+    if kind not in made_databases:
+        server = request.getfixturevalue("postgresql_server") if kind == "postgresql" else None
+        folder = fast_folder / kind
+        folder.mkdir(exist_ok=True)  # a server may have its files there
+        made_databases[kind] = Databases(kind, folder, server)
+    return made_databases[kind]
 
 
 @pytest.fixture
