@@ -128,24 +128,24 @@ def get_instances(
     """
     contexts, classes = _storage_contexts(wanted)
     receiving = _Receiving(peer, study_uid, keep, len(wanted), progress)
-    with (
-        conversation(
-            peer,
-            [build_context(STUDY_ROOT_GET), *contexts],
-            calling_ae_title=calling_ae_title,
-            roles=[build_role(sop_class, scp_role=True) for sop_class in classes],
-            handlers=[(evt.EVT_C_STORE, receiving.on_store)],
-        ) as association,
-    ):
+    with conversation(
+        peer,
+        [build_context(STUDY_ROOT_GET), *contexts],
+        calling_ae_title=calling_ae_title,
+        roles=[build_role(sop_class, scp_role=True) for sop_class in classes],
+        handlers=[(evt.EVT_C_STORE, receiving.on_store)],
+    ) as association:
         _check_contexts(association, peer)
         failed = 0
         for number, identifier in enumerate(_requests(study_uid, wanted), start=1):
             begin = functools.partial(association.send_c_get, identifier, STUDY_ROOT_GET, msg_id=number)
             max_bytes = max_object_bytes + CONTROL_BYTES
-            with _watch(association, peer, max_bytes=max_bytes) as receiving.watch:
-                failed += _retrieve(begin, "C-GET", peer, receiving.watch)
-            if receiving.trouble is not None:
-                raise receiving.trouble
+            try:
+                with _watch(association, peer, max_bytes=max_bytes) as receiving.watch:
+                    failed += _retrieve(begin, "C-GET", peer, receiving.watch)
+            finally:
+                if receiving.trouble is not None:  # what the peer says of it afterwards is only what follows
+                    raise receiving.trouble
     return FetchOutcome(len(wanted), receiving.kept, failed)
 
 
@@ -230,6 +230,8 @@ class _Receiving:
         request = cast(C_STORE, event.request)
         dataset = b"" if request.DataSet is None else event.encoded_dataset(include_meta=False)
         sop_class, sop_uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        if self.watch is not None and self.watch.why:
+            return OUT_OF_RESOURCES  # the connection is closed already: too much came at once
         status = self._take(sop_class, sop_uid, str(event.context.transfer_syntax), dataset)
         if self.watch is not None:
             self.watch.consumed()
