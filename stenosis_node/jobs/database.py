@@ -73,7 +73,8 @@ class Database:
                 command.upgrade(config, "head")
                 if self._is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
                     raise ConfigError(
-                        f"jobs.database_url: rows of the job database refer to rows that are gone: {broken}"
+                        f"jobs.database_url: the job database is damaged: a row of {broken[0]} lost the row it "
+                        "belongs to; restore a copy, or start with an empty one"
                     )
         except CommandError as error:
             raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, exists, insert, select, update
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState
 from stenosis_node.errors import LeaseLost, PermanentError, TransientError
@@ -35,8 +35,10 @@ from stenosis_node.jobs.schema import delivery, document, job, receipt, result, 
 DIGEST_CHARACTERS: Final = 12
 """Fewer of them do not name a bundle."""
 
-OPEN: Final = (WithdrawalState.FAILED, WithdrawalState.BY_HAND)
-"""Withdrawals that may be tried again with a note."""
+OPEN: Final = withdrawal.c.state.in_((WithdrawalState.FAILED, WithdrawalState.BY_HAND)) | (
+    (withdrawal.c.state == WithdrawalState.PENDING) & (withdrawal.c.reason == WithdrawalReason.SUPERSEDED)
+)
+"""Withdrawals that may be asked for once more; a superseded result may still be recalled."""
 
 
 class Withdrawing(Database):
@@ -47,8 +49,8 @@ class Withdrawing(Database):
     def recallable(self, *, job_id: int | None = None, bundle: str | None = None) -> tuple[RecallTarget, ...]:
         """Results as the peers have them, by job, revision and peer, that are not withdrawn from that peer yet.
 
-        A withdrawal that failed, or that waits for a hand, does not count. A result that has not reached a peer is
-        returned too, without documents: recalling it stops its delivery.
+        A withdrawal that failed, or waits for a hand or for a later revision, does not count. A result that has not
+        reached a peer is returned too, without documents: recalling it stops its delivery.
 
         job_id   only results of this job
         bundle   only results of these weights: ``NAME VERSION`` as shown by ``job``, or the digest of the bundle or
@@ -82,7 +84,8 @@ class Withdrawing(Database):
 
         The results are withdrawn, their deliveries that are not done are cancelled, and a job whose latest result is
         RECALLED is CANCELLED; SUPERSEDED leaves the job alone. Withdrawals that exist already stay as they are, but
-        one that failed or waits for a hand becomes pending with the new note.
+        one that failed or waits for a hand becomes pending with the new note, and one that waits for a later revision
+        does so no longer.
 
         notes    (result_id, peer) to the key of the rejection note in the spool; None or missing: the peer takes no
                  notes, and the withdrawal waits for the hand of its administrator
@@ -113,7 +116,8 @@ class Withdrawing(Database):
     ) -> WithdrawalLease | None:
         """Take the rejection note for ``peer`` that has waited longest, None when there is none. Counts an attempt.
 
-        None while the peer is paused or the job is held. One whose attempts are used up, because whoever had it died,
+        None while the peer is paused or the job is held; the note about a superseded result waits until the peer has a
+        later one, DELIVERED. One whose attempts are used up, because whoever had it died,
         fails here.
         """
         with self._writing() as connection:
@@ -215,13 +219,15 @@ def _made_by(bundle: str) -> Any:
 
 
 def _target(connection: Connection, row: Row[Any]) -> RecallTarget | None:
-    known = connection.execute(
-        select(withdrawal.c.state).where(withdrawal.c.result_id == row.id, withdrawal.c.peer == row.peer)
-    ).scalar_one_or_none()
-    documents = _answered(connection, row.job_id, row.id, row.peer, receipt.c.confirmed)
-    if known not in (None, *OPEN) or (known is None and not documents and row.withdrawn_at is not None):
+    mine = (withdrawal.c.result_id == row.id) & (withdrawal.c.peer == row.peer)
+    known = connection.execute(select(OPEN.label("is_open")).where(mine)).first()
+    if known is not None and not known.is_open:
         return None
-    unanswered = receipt.c.confirmed.is_(False) & receipt.c.status.is_(None)
+    documents = _answered(connection, row.job_id, row.id, row.peer, receipt.c.confirmed)
+    no_answer = receipt.c.confirmed.is_(False) & receipt.c.status.is_(None)
+    unanswered = _answered(connection, row.job_id, row.id, row.peer, no_answer)
+    if row.withdrawn_at is not None and not documents and not unanswered:
+        return None
     return RecallTarget(
         job_id=row.job_id,
         study_instance_uid=row.study_instance_uid,
@@ -232,7 +238,7 @@ def _target(connection: Connection, row: Row[Any]) -> RecallTarget | None:
         peer=row.peer,
         bundle=row.bundle,
         documents=documents,
-        unanswered=_answered(connection, row.job_id, row.id, row.peer, unanswered),
+        unanswered=unanswered,
     )
 
 
@@ -295,15 +301,19 @@ def _withdraw(
     if not fresh["sop_instance_uids"]:
         return False
     mine = (withdrawal.c.result_id == target.result_id) & (withdrawal.c.peer == target.peer)
-    known = connection.execute(select(withdrawal).where(mine).with_for_update()).first()
+    known = connection.execute(select(withdrawal, OPEN.label("is_open")).where(mine).with_for_update()).first()
     if known is None:
         row = {"job_id": target.job_id, "result_id": target.result_id, "peer": target.peer, "created_at": now}
         connection.execute(insert(withdrawal).values(**row, **fresh))
         return True
-    if known.state not in OPEN or note_key is None:
+    if not known.is_open:
         return False
-    set_withdrawal(connection, known.id, **fresh)
-    return True
+    if note_key is not None:
+        set_withdrawal(connection, known.id, **fresh, **NO_LEASE)
+        return True
+    if known.state == WithdrawalState.PENDING and reason is WithdrawalReason.RECALLED:  # it has its note
+        set_withdrawal(connection, known.id, reason=reason, why=why)
+    return False
 
 
 def _close(
@@ -344,6 +354,14 @@ def _close(
 
 
 def _next_withdrawal(peer: str, now: datetime) -> Any:
+    later, newer = delivery.alias("later"), result.alias("newer")
+    has_later = exists().where(
+        later.c.job_id == withdrawal.c.job_id,
+        later.c.peer == withdrawal.c.peer,
+        later.c.state == DeliveryState.DELIVERED,
+        newer.c.id == later.c.result_id,
+        newer.c.revision > result.c.revision,
+    )
     return (
         select(withdrawal, result.c.result_key, result.c.revision, job.c.study_instance_uid)
         .join(job, job.c.id == withdrawal.c.job_id)
@@ -353,6 +371,7 @@ def _next_withdrawal(peer: str, now: datetime) -> Any:
             withdrawal.c.state == WithdrawalState.PENDING,
             withdrawal.c.retry_at <= now,
             withdrawal.c.lease_until.is_(None) | (withdrawal.c.lease_until <= now),
+            (withdrawal.c.reason != WithdrawalReason.SUPERSEDED) | has_later,
             job.c.held.is_(False),
             ~is_paused(peer),
         )

@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from stenosis_node.domain import Decision, DocumentKind, JobState, ReceivedInstance, SeriesDecision, SeriesReason
-from stenosis_node.jobs import DeliveryLease, DocumentRow, JobStore, JobSummary, Lease, PeerSpec, Touch
+from stenosis_node.jobs import (
+    DeliveryLease,
+    DocumentRow,
+    EventKind,
+    JobDetail,
+    JobStore,
+    JobSummary,
+    Lease,
+    PeerSpec,
+    Touch,
+)
+from tests.unit.completeness import conclude_checks
 
 T0 = datetime(2025, 3, 14, 9, 0, tzinfo=UTC)
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -44,6 +55,8 @@ def receive(store: JobStore, number: int | str, second: float, *, conflict: bool
 
 
 def claim(store: JobStore, second: float, *, worker: str = "grader", max_attempts: int = 3) -> Lease | None:
+    """Of the studies that are quiet all are complete."""
+    conclude_checks(store, now=at(second))
     return store.claim(JobState.RECEIVED, worker=worker, lease_s=60, max_attempts=max_attempts, now=at(second))
 
 
@@ -92,9 +105,7 @@ def claimed_delivery(store: JobStore, second: float, peer: str = "pacs") -> Deli
 
 
 def summary(store: JobStore, job_id: int = 1) -> JobSummary:
-    detail = store.job(job_id)
-    assert detail is not None
-    return detail.job
+    return detail(store, job_id).job
 
 
 def state(store: JobStore, job_id: int = 1) -> JobState:
@@ -102,10 +113,14 @@ def state(store: JobStore, job_id: int = 1) -> JobState:
 
 
 def kinds(store: JobStore, job_id: int = 1) -> list[str]:
-    """What happened, oldest first."""
-    detail = store.job(job_id)
-    assert detail is not None
-    return [str(event.kind) for event in detail.events]
+    """What happened, oldest first, but that the study was found complete."""
+    return [str(event.kind) for event in detail(store, job_id).events if event.kind is not EventKind.COMPLETE]
+
+
+def detail(store: JobStore, job_id: int = 1) -> JobDetail:
+    found = store.job(job_id)
+    assert found is not None
+    return found
 
 
 def decision(

@@ -12,9 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
-from stenosis_node.domain import JobState
+from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import ConfigError, TransientError
-from stenosis_node.jobs import JobStore
+from stenosis_node.jobs import JobStore, WithdrawalState
 from stenosis_node.jobs.schema import metadata
 from tests.unit.jobs import writers
 from tests.unit.jobs.conftest import Databases
@@ -53,9 +53,9 @@ def test_every_writing_transaction_begins_immediate_and_no_reading_one_does(sqli
     store.is_own_document("1.2")
 
     begins = [s for s in writing if s.startswith("BEGIN")]
-    assert begins == ["BEGIN IMMEDIATE"] * 4
+    assert begins == ["BEGIN IMMEDIATE"] * 7
     assert writing[0].startswith("BEGIN"), "nothing runs before the transaction has begun"
-    assert [s for s in writing if s.startswith("COMMIT")] == ["COMMIT"] * 4
+    assert [s for s in writing if s.startswith("COMMIT")] == ["COMMIT"] * 7
     assert [s for s in seen if s.startswith("BEGIN")] == ["BEGIN"] * 3
     store.close()
 
@@ -129,8 +129,11 @@ def test_migrating_an_empty_database_gives_the_tables_of_the_schema(empty_url: s
     with store._reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        checks = [c["name"] for c in inspect(connection).get_check_constraints("job")]
-        assert checks == ["ck_job_state"]
+        for table in ("job", "delivery", "withdrawal"):
+            (check,) = inspect(connection).get_check_constraints(table)
+            assert check["name"] == f"ck_{table}_state"
+            for word in {"job": JobState, "delivery": DeliveryState, "withdrawal": WithdrawalState}[table]:
+                assert f"'{word}'" in check["sqltext"]
     store.close()
 
 

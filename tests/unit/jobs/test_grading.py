@@ -7,6 +7,7 @@ import pytest
 from stenosis_node.domain import Decision, JobState, SeriesReason
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs import JobStore, PeerSpec, Step
+from tests.unit.completeness import conclude_checks
 from tests.unit.jobs.drive import (
     CT,
     at,
@@ -310,6 +311,7 @@ def test_instances_of_every_class_are_listed(store: JobStore) -> None:
 def test_without_a_clock_of_the_caller_the_database_has_one(store: JobStore) -> None:
     receive(store, 1, 0)
 
+    conclude_checks(store)
     lease = store.claim(JobState.RECEIVED, worker="w", lease_s=60, max_attempts=3)
 
     assert lease is not None

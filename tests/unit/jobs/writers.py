@@ -11,6 +11,7 @@ from typing import Any
 from stenosis_node.domain import JobState
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs import JobStore, PeerSpec
+from tests.unit.completeness import conclude_checks
 from tests.unit.jobs.drive import at, document, instance
 
 WRITERS = 4
@@ -53,6 +54,7 @@ def work(writer: int, barrier: Any, said: Queue[Any], url: str) -> None:
     idle = 0
     while idle < 20:
         idle += 1
+        conclude_checks(store, now=at(1000))
         lease = store.claim(JobState.RECEIVED, worker=f"w{writer}", lease_s=600, max_attempts=3, now=at(1000))
         if lease is not None:
             idle = 0

@@ -47,16 +47,11 @@ def _commitment() -> None:
         sa.Column("committed_at", TIME),
     )
     name = op.f("ck_delivery_state")
-    if op.get_bind().dialect.name == "sqlite":  # cannot change a CHECK: the table is made anew
-        checks = (sa.CheckConstraint(DELIVERY_STATES, name=name),)
-        with op.batch_alter_table("delivery", recreate="always", table_args=checks) as batch:
-            for column in columns:
-                batch.add_column(column)
-    else:
-        op.drop_constraint(name, "delivery", type_="check")
-        op.create_check_constraint(name, "delivery", DELIVERY_STATES)
+    with op.batch_alter_table("delivery") as batch:  # SQLite cannot change a CHECK: the table is made anew there
+        batch.drop_constraint(name, type_="check")
+        batch.create_check_constraint(name, DELIVERY_STATES)
         for column in columns:
-            op.add_column("delivery", column)
+            batch.add_column(column)
     op.add_column("receipt", sa.Column("committed_at", TIME))
     op.create_table(
         "commitment",
