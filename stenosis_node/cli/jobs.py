@@ -109,6 +109,10 @@ def retry(
         state = store.retry(detail.job.id)
     if as_json or state is not detail.job.state:
         _confirm(detail, state, as_json)
+        if detail.results and detail.results[-1].withdrawn_at is not None and state is JobState.RECEIVED:
+            complain("its result was recalled and is never delivered again: only another result will be")
+    elif state is JobState.CANCELLED:
+        say(f"job {detail.job.id} stays {state}: its rejection notes are sent again; the recalled result never is")
     else:
         step = "grading" if state is JobState.RECEIVED else "delivery"
         say(f"job {detail.job.id} is {state}: {step} is tried again now")
@@ -130,10 +134,14 @@ def _retry_peer(peer: str, settings: Config, as_json: bool) -> None:
 
 
 def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
-    """Stop a job. What was delivered stays delivered; `retry` undoes it."""
+    """Stop a job, or what a delivered one still has to send. What was delivered stays delivered; `retry` undoes it."""
     with open_job(load_config(config), name) as (store, detail):
         store.cancel(detail.job.id)
-    _confirm(detail, JobState.CANCELLED, as_json)
+    was = detail.job.state
+    if was is JobState.DELIVERED and not as_json:
+        say(f"job {detail.job.id} stays {was}; what its other peers do not have is given up")
+    else:
+        _confirm(detail, was if was is JobState.DELIVERED else JobState.CANCELLED, as_json)
 
 
 class NoDatabase(ConfigError):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stenosis_node.cli.jobs import NoDatabase, open_store
+from stenosis_node.cli.jobs import open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
-from stenosis_node.cli.output import local_time, print_json, say, show, table
+from stenosis_node.cli.output import complain, local_time, plain, print_json, say, show, table
 from stenosis_node.config import Config
 
 if TYPE_CHECKING:
@@ -26,19 +25,24 @@ PeerName = Annotated[str, typer.Argument(metavar="PEER", help="Name of the peer 
 def peers(config: ConfigPath = None, as_json: AsJson = False) -> None:
     """List the peers: how many results wait for each, dead letters, the last success and the last error."""
     settings = load_config(config)
-    found: tuple[PeerSummary, ...] = ()
-    with suppress(NoDatabase), open_store(settings) as store:
-        found = store.status().peers
-    if as_json:
-        from stenosis_node.cli.output import plain
-        from stenosis_node.node.health import peer_state
+    with open_store(settings) as store:
+        state = store.status()
+    from stenosis_node.node.health import every_peer
 
-        print_json({"peers": [{**plain(one), "state": peer_state(one, settings)} for one in found]})
+    found = every_peer(state, settings)
+    if as_json:
+        print_json({"peers": peers_json(found, settings)})
     elif found:
         show(peers_table(found, settings))
-    for name in settings.peers.keys() - {one.name for one in found}:
-        if not as_json:
-            say(f"{name}: nothing was ever sent to it")
+    else:
+        complain("no peers: results stay in the spool")
+
+
+def peers_json(found: Iterable[PeerSummary], config: Config) -> list[dict[str, Any]]:
+    """Every fact about each peer, and the judgement."""
+    from stenosis_node.node.health import peer_state
+
+    return [{**plain(peer), "state": peer_state(peer, config)} for peer in found]
 
 
 def pause(

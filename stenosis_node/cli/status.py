@@ -11,7 +11,7 @@ from stenosis_node.cli.jobs import NoDatabase, open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import ExitCode
 from stenosis_node.cli.output import local_time, plain, print_json, say, show, table
-from stenosis_node.cli.peers import peers_table
+from stenosis_node.cli.peers import peers_json, peers_table
 from stenosis_node.config import Config
 from stenosis_node.errors import BundleError
 
@@ -73,6 +73,8 @@ def _look(config: Config) -> Seen:
 
 
 def _print(seen: Seen, config: Config) -> None:
+    from stenosis_node.node.health import every_peer
+
     runs = "does not run" if seen.process is None else f"runs, process {seen.process}"
     say(f"Node      {runs}; {config.receive.ae_title} on {config.receive.host} port {config.receive.port}")
     if seen.bundle is not None:
@@ -85,9 +87,9 @@ def _print(seen: Seen, config: Config) -> None:
         say(f"Waiting   {_waiting(seen.status)}")
         say(f"Results   {_results(seen.status)}")
         say(f"Received  {seen.status.instances} images, {seen.status.instance_bytes / 1e6:.1f} MB{_conflicts(seen)}")
-        if seen.status.peers:
+        if peers := every_peer(seen.status, config):
             say()
-            show(peers_table(seen.status.peers, config))
+            show(peers_table(peers, config))
     say()
     if seen.problems:
         show(table(("=About", "Problem"), ((p.about, f"{p.sentence}\n-> {p.fix}") for p in seen.problems)))
@@ -112,9 +114,8 @@ def _conflicts(seen: Seen) -> str:
 
 
 def _json(seen: Seen, config: Config) -> dict[str, Any]:
-    from stenosis_node.node.health import peer_state
+    from stenosis_node.node.health import every_peer
 
-    peers = () if seen.status is None else seen.status.peers
     found: dict[str, Any] = {} if seen.status is None else plain(seen.status)
     return {
         "healthy": not seen.problems,
@@ -123,6 +124,6 @@ def _json(seen: Seen, config: Config) -> dict[str, Any]:
         "bundle": seen.bundle,
         "free_bytes": seen.free,
         **found,
-        "peers": [{**plain(peer), "state": peer_state(peer, config)} for peer in peers],
+        "peers": [] if seen.status is None else peers_json(every_peer(seen.status, config), config),
         "problems": seen.problems,
     }

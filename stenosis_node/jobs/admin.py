@@ -77,6 +77,8 @@ class Admin(Database):
     def cancel(self, job_id: int, *, now: datetime | None = None) -> None:
         """Stop a job: CANCELLED, leases revoked. ``retry`` or a late instance starts it again.
 
+        A job that is DELIVERED stays so; what waits for its optional peers, or was given up, is cancelled.
+
         Late is what comes after the quiet period: the rest of a study that is being received does not undo the order.
 
         raises  PermanentError when there is no such job or it is over
@@ -84,6 +86,8 @@ class Admin(Database):
         with self._writing() as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
+            if row.state == JobState.DELIVERED and _give_up_deliveries(connection, row, now):
+                return
             if row.state in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED):
                 raise PermanentError(f"job {job_id} is {row.state} already; nothing to cancel")
             step = row.failed_in or (Step.GRADE if row.state == JobState.RECEIVED else Step.DELIVER)
@@ -155,12 +159,28 @@ def _latest_is_withdrawn(connection: Connection, row: Row[Any]) -> bool:
     return withdrawn
 
 
+def _give_up_deliveries(connection: Connection, row: Row[Any], now: datetime) -> bool:
+    """What is not done of the deliveries to optional peers never will be. Whether there was any."""
+    undone = (DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.FAILED)
+    giving_up = update(delivery).where(delivery.c.job_id == row.id, delivery.c.state.in_(undone))
+    said = "cancelled by an administrator"
+    stopped = connection.execute(
+        giving_up.values(state=DeliveryState.CANCELLED, state_since=now, message=said, **NO_LEASE)
+    ).rowcount
+    if stopped:
+        add_event(connection, row.id, now, EventKind.CANCELLED, f"{stopped} deliveries {said}")
+    return stopped > 0
+
+
 def _retry_deliveries(connection: Connection, row: Row[Any], now: datetime) -> bool:
-    """Failed deliveries of the latest result are pending again, waiting ones are due. Whether there were any."""
+    """Deliveries of the latest result that failed or were cancelled are pending again, waiting ones are due.
+
+    Whether there were any.
+    """
     latest = select(result.c.id).where(result.c.job_id == row.id, result.c.revision == row.revision).scalar_subquery()
-    failed = delivery.c.state == DeliveryState.FAILED
+    given_up = delivery.c.state.in_((DeliveryState.FAILED, DeliveryState.CANCELLED))
     waiting = (delivery.c.state == DeliveryState.PENDING) & (delivery.c.retry_at > now)
-    again = update(delivery).where(delivery.c.result_id == latest, failed | waiting)
+    again = update(delivery).where(delivery.c.result_id == latest, given_up | waiting)
     fresh = {"state": DeliveryState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
     changed = connection.execute(again.values(**fresh, commit_attempts=0)).rowcount
     sent = (delivery.c.state == DeliveryState.SENT) & (delivery.c.commit_due_at > now)

@@ -53,8 +53,8 @@ class Withdrawing(Database):
         reached a peer is returned too, without documents: recalling it stops its delivery.
 
         job_id   only results of this job
-        bundle   only results of these weights: ``NAME VERSION`` as shown by ``job``, or the digest of the bundle or
-                 its first 12 characters at least
+        bundle   only results of these weights: ``NAME`` or ``NAME VERSION`` as shown by ``job``, or the digest of the
+                 bundle or its first 12 characters at least
         raises   PermanentError when neither is given
         """
         if job_id is None and bundle is None:
@@ -210,7 +210,8 @@ class Withdrawing(Database):
 
 
 def _made_by(bundle: str) -> Any:
-    exact = (result.c.bundle == bundle) | (result.c.bundle_digest == bundle)
+    any_version = result.c.bundle.startswith(f"{bundle} ", autoescape=True)
+    exact = (result.c.bundle == bundle) | (result.c.bundle_digest == bundle) | any_version
     return (
         exact | result.c.bundle_digest.startswith(bundle, autoescape=True)
         if len(bundle) >= DIGEST_CHARACTERS
@@ -308,7 +309,7 @@ def _withdraw(
         return True
     if not known.is_open:
         return False
-    if note_key is not None:
+    if note_key is not None or known.state == WithdrawalState.FAILED:
         set_withdrawal(connection, known.id, **fresh, **NO_LEASE)
         return True
     if known.state == WithdrawalState.PENDING and reason is WithdrawalReason.RECALLED:  # it has its note

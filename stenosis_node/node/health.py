@@ -51,6 +51,31 @@ def peer_state(peer: PeerSummary, config: Config) -> PeerState:
     return PeerState.FAILING if waits and _failed_last(peer) else PeerState.OK
 
 
+def every_peer(status: NodeStatus, config: Config) -> tuple[PeerSummary, ...]:
+    """The peers of the status, and those of the configuration that nothing was ever done with, by name."""
+    known = {peer.name: peer for peer in status.peers}
+    return tuple(known.get(name) or _untouched(name) for name in sorted(known.keys() | config.peers.keys()))
+
+
+def _untouched(name: str) -> PeerSummary:
+    return PeerSummary(
+        name=name,
+        paused_at=None,
+        paused_why=None,
+        pending=0,
+        waiting_commitment=0,
+        failed=0,
+        oldest_pending_at=None,
+        pending_withdrawals=0,
+        failed_withdrawals=0,
+        by_hand=0,
+        last_success_at=None,
+        last_error=None,
+        last_error_at=None,
+        report_class=None,
+    )
+
+
 def free_bytes(config: Config) -> int | None:
     """Room on the disk of the spool; None when there is no spool yet."""
     try:

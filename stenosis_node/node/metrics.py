@@ -27,7 +27,7 @@ from stenosis_node.config import Config
 from stenosis_node.domain import BundleIdentity
 from stenosis_node.errors import ConfigError, NodeError
 from stenosis_node.jobs import JobStore, NodeStatus, PeerSummary
-from stenosis_node.node.health import PeerState, free_bytes, peer_state, problems
+from stenosis_node.node.health import PeerState, every_peer, free_bytes, peer_state, problems
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -115,9 +115,10 @@ PEER_GAUGES: Final[tuple[tuple[str, str, Callable[[PeerSummary], float | None]],
 
 
 def _peers(status: NodeStatus, config: Config) -> Iterator[Metric]:
+    every = every_peer(status, config)
     for name, text, value in PEER_GAUGES:
         gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["peer"])
-        for peer in status.peers:
+        for peer in every:
             if (found := value(peer)) is not None:
                 gauge.add_metric([peer.name], found)
         yield gauge
@@ -127,7 +128,7 @@ def _peers(status: NodeStatus, config: Config) -> Iterator[Metric]:
     failing = GaugeMetricFamily(
         f"{PREFIX}_peer_failing", "Whether what waits for it was tried and failed", labels=["peer"]
     )
-    for peer in status.peers:
+    for peer in every:
         waits_s = 0.0 if peer.oldest_pending_at is None else (status.at - peer.oldest_pending_at).total_seconds()
         oldest.add_metric([peer.name], waits_s)
         failing.add_metric([peer.name], int(peer_state(peer, config) is PeerState.FAILING))
