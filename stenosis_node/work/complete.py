@@ -107,9 +107,9 @@ class CompletenessChecker:
         elif not missing:
             self._conclude(lease, _quiet(lease, self._agrees(lease, source, known)))
         elif lease.fetch_rounds >= MAX_ROUNDS:
-            self._conclude(lease, _quiet(lease, f"{_gap(missing, known, source)} are still missing"))
+            self._conclude(lease, _quiet(lease, f"still missing {_gap(missing, known, source)}"))
         elif not source.fetches:
-            self._later(lease, source, f"{_gap(missing, known, source)} have not come yet")
+            self._later(lease, source, f"waiting for {_gap(missing, known, source)}")
         else:
             source.fetch(lease.study_instance_uid, missing, quiet_period_s=self._jobs.quiet_period_s)
             self._after_fetching(lease, source, missing)
@@ -140,8 +140,8 @@ class CompletenessChecker:
                 case Consequence.REJECT | Consequence.FAIL:
                     self._conclude(lease, _quiet(lease, f"{source.name} could not be asked: {sentence(error)}"))
                 case Consequence.RETRY if lease.fetch_rounds + 1 >= MAX_ROUNDS or lease.past_ceiling:
-                    tried = f"{source.name} could not be asked ({lease.fetch_rounds + 1} attempts)"
-                    self._conclude(lease, _quiet(lease, f"{tried}: {sentence(error)}"))
+                    tried = "" if lease.fetch_rounds == 0 else f" {lease.fetch_rounds + 1} times"
+                    self._conclude(lease, _quiet(lease, f"{source.name} could not be asked{tried}: {sentence(error)}"))
                 case Consequence.RETRY:
                     self._later(lease, source, f"{source.name} could not be asked: {sentence(error)}")
         except LeaseLost:
