@@ -17,6 +17,7 @@ FUNCTIONAL_GROUPS: Final = (
     "MRImageFrameTypeSequence",
     "MRModifierSequence",
     "MRDiffusionSequence",
+    "MRReceiveCoilSequence",
     "FrameContentSequence",
     "FrameAnatomySequence",
     "PixelValueTransformationSequence",

@@ -22,6 +22,10 @@ GAP_FACTOR: Final = 2.6
 """A step of more than this many pitches starts a new slab; one missing slice (2 pitches) does not."""
 HOLE_FACTOR: Final = 1.5
 """A step within a slab of more than this many pitches is a missing slice."""
+MAX_LOST: Final = 5
+"""Parallel slabs further apart than this many slices and one pitch are two slabs by plan, not one with a gap."""
+_WHOLE_PITCHES: Final = 0.05
+_SAME_AXIS_MM: Final = 1.0
 
 _Array = npt.NDArray[np.float64]
 _PLANES: Final = ("sagittal", "coronal", "axial")
@@ -44,14 +48,29 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A step between neighbours that is too wide: slices seem to be missing."""
+
+    before: SliceHeader
+    after: SliceHeader
+    step_mm: float
+    pitch_mm: float
+
+    @property
+    def missing(self) -> int:
+        """How many slices would fit."""
+        return max(1, round(self.step_mm / self.pitch_mm) - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Slab:
     """Parallel, contiguous slices from head to foot, one per position."""
 
     slices: tuple[SliceHeader, ...]
     pitch_mm: float | None
     """Usual step between neighbours; None for a single slice."""
-    holes: int
-    """Slices that seem to be missing between the first and the last."""
+    gaps: tuple[Gap, ...]
+    """Where slices seem to be missing: inside the slab, or between its last slice and the next slab of the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,11 @@ class Layout:
     def slices(self) -> tuple[SliceHeader, ...]:
         """All slices in reading order."""
         return tuple(piece for slab in self.slabs for piece in slab.slices)
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Of all slabs."""
+        return tuple(gap for slab in self.slabs for gap in slab.gaps)
 
 
 def plane_of(geometry: SliceGeometry) -> Plane:
@@ -186,9 +210,35 @@ def _contiguous(places: Sequence[tuple[float, SliceHeader]]) -> list[Slab]:
     for run in runs:
         own = steps[run[0] : run[-1]]
         pitch = float(np.median(own)) if own else None
-        holes = sum(max(0, round(step / pitch) - 1) for step in own if step > HOLE_FACTOR * pitch) if pitch else 0
-        slabs.append(Slab(tuple(places[index][1] for index in run), pitch, holes))
+        gaps = []
+        if pitch:
+            gaps = [
+                Gap(places[index][1], places[index + 1][1], steps[index], pitch)
+                for index in run
+                if index + 1 < len(places)
+                and _lacks_slices(places, index, steps[index], pitch, inside=index != run[-1])
+            ]
+        slabs.append(Slab(tuple(places[index][1] for index in run), pitch, tuple(gaps)))
     return slabs
+
+
+def _lacks_slices(
+    places: Sequence[tuple[float, SliceHeader]], index: int, step: float, pitch: float, *, inside: bool
+) -> bool:
+    """Whether slices seem to be missing behind the slice ``index``.
+
+    Between two slabs (``inside`` is false) that is so when the second continues the first as one stack does: a whole
+    number of pitches further, on the same axis.
+    """
+    if inside:
+        return step > HOLE_FACTOR * pitch
+    pitches = step / pitch
+    if pitches > MAX_LOST + 1.5 or abs(pitches - round(pitches)) > _WHOLE_PITCHES:
+        return False
+    here, there = places[index][1], places[index + 1][1]
+    apart = center(there) - center(here)
+    normal = head_normal(geometry_of(here))
+    return float(np.linalg.norm(apart - (apart @ normal) * normal)) <= _SAME_AXIS_MM
 
 
 def _pitch(places: Sequence[tuple[float, SliceHeader]], steps: Sequence[float]) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,7 @@ MAX_FRAMES: Final = 20_000
 _KEYWORDS: Final = """
     SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription ProtocolName StudyDescription
     BodyPartExamined AnatomicRegionSequence StudyInstanceUID SeriesInstanceUID SeriesNumber InstanceNumber
+    Manufacturer StationName ReceiveCoilName MRReceiveCoilSequence
     AcquisitionNumber AcquisitionDate AcquisitionTime AcquisitionDateTime SeriesDate SeriesTime FrameOfReferenceUID
     PatientPosition MRAcquisitionType ScanningSequence SequenceVariant ScanOptions SequenceName PulseSequenceName
     RepetitionTime EchoTime EffectiveEchoTime InversionTime InversionRecovery EchoTrainLength EchoPulseSequence
@@ -122,6 +124,12 @@ class SeriesHeaders:
     """Of the MR images among the instances, in no meaningful order; may be empty."""
     other_classes: tuple[str, ...]
     """Names of the SOP classes of instances that are no MR images."""
+    manufacturer: str = ""
+    station: str = ""
+    coil: str = ""
+    """Receive Coil Name."""
+    calling_ae_titles: tuple[str, ...] = ()
+    """Who sent the instances; empty for files that were not received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +154,12 @@ class _Instance:
     slices: tuple[SliceHeader, ...]
 
 
-def scan(paths: Iterable[Path]) -> Scan:
+def scan(paths: Iterable[Path], senders: Mapping[Path, str] = MappingProxyType({})) -> Scan:
     """Read the headers of files and group them by series. Never raises for what a file holds.
 
     The outcome does not depend on the order of ``paths``. Of copies of one SOP instance the first path is kept.
+
+    senders  calling AE titles of received files, for the rules of the site
     """
     unreadable: list[UnreadableFile] = []
     groups: dict[tuple[str, str], dict[str, _Instance]] = defaultdict(dict)
@@ -160,7 +170,7 @@ def scan(paths: Iterable[Path]) -> Scan:
             unreadable.append(UnreadableFile(path, str(error), error if isinstance(error, DiskFault) else None))
             continue
         groups[instance.study, instance.series].setdefault(instance.sop, instance)
-    series = tuple(_series(list(group.values())) for _, group in sorted(groups.items()))
+    series = tuple(_series(list(group.values()), senders) for _, group in sorted(groups.items()))
     return Scan(series, tuple(unreadable))
 
 
@@ -186,6 +196,7 @@ def _instance(path: Path, opened: OpenInstance) -> _Instance:
         if not uid:
             raise NotReadable(f"has no {name} UID (truncated, or no instance at all)")
     texts = {keyword: top.text(keyword) for keyword in _SERIES_TEXTS}
+    texts["ReceiveCoilName"] = next(frame_attributes(opened.header), top).text("ReceiveCoilName")
     texts["BodyPartExamined"] = " ".join(filter(None, (texts["BodyPartExamined"], *_regions(opened.header))))
     is_mr = sop_class == MR_IMAGE or sop_class in ENHANCED_MR
     return _Instance(
@@ -205,6 +216,8 @@ _SERIES_TEXTS: Final = (
     "ProtocolName",
     "StudyDescription",
     "BodyPartExamined",
+    "Manufacturer",
+    "StationName",
     "Modality",
     "PatientPosition",
     "FrameOfReferenceUID",
@@ -336,7 +349,7 @@ def _acquired(frame: Attributes) -> str:
     return ""
 
 
-def _series(instances: Sequence[_Instance]) -> SeriesHeaders:
+def _series(instances: Sequence[_Instance], senders: Mapping[Path, str]) -> SeriesHeaders:
     """Join instances that share a Series Instance UID; the first in UID order that has a text gives it."""
     instances = sorted(instances, key=lambda instance: instance.sop)
 
@@ -359,6 +372,10 @@ def _series(instances: Sequence[_Instance]) -> SeriesHeaders:
         n_instances=len(instances),
         slices=tuple(piece for instance in instances for piece in instance.slices),
         other_classes=tuple(sorted(others)),
+        manufacturer=text("Manufacturer"),
+        station=text("StationName"),
+        coil=text("ReceiveCoilName"),
+        calling_ae_titles=tuple(sorted({senders[i.path] for i in instances if senders.get(i.path)})),
     )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from stenosis_node.domain import AxialSeries, AxialSlice, Pixels, SliceRef
+from stenosis_node.domain import AxialSeries, AxialSlice, Decision, Pixels, SeriesDecision, SliceRef
 from stenosis_node.errors import PermanentError
 from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader, Undecodable
 from stenosis_node.series.files import DiskFault, NotReadable, open_instance
 from stenosis_node.series.headers import ENHANCED_MR, MR_IMAGE, SeriesHeaders, SliceHeader, UnreadableFile
-from stenosis_node.series.selection import select
+from stenosis_node.series.selection import select, selection_for
+from stenosis_node.series.wording import HINDRANCE
 
 log = logging.getLogger("stenosis_node.series")
 
@@ -24,7 +25,12 @@ MAX_SERIES_PIXELS: Final = 1 << 28
 _Outcome = tuple[Pixels | None, str | None]
 
 
-def read(series: SeriesHeaders, lost: Mapping[SliceRef, UnreadableFile] = MappingProxyType({})) -> AxialSeries:
+def read(
+    series: SeriesHeaders,
+    lost: Mapping[SliceRef, UnreadableFile] = MappingProxyType({}),
+    *,
+    decision: SeriesDecision | None = None,
+) -> AxialSeries:
     """Decode the slices of a chosen series.
 
     A slice that cannot be decoded has no pixels and says why; the others are unaffected. Slices that cannot be placed,
@@ -32,16 +38,22 @@ def read(series: SeriesHeaders, lost: Mapping[SliceRef, UnreadableFile] = Mappin
 
     lost    files that no header could be read of, under what is known of them from elsewhere; those that are MR images
             of this series are slices that cannot be placed either
+    decision  what :func:`rules.choose` decided; without it the series was chosen by the rules of the node. Of a series
+            that is not gradable nothing is decoded: each slice says why
     raises  PermanentError when the series has no axial T2 slice at all (it was not chosen), or a file is gone
             TransientError when the disk does not give a file
     """
-    selection = select(series)
+    refused = decision is not None and decision.decision is Decision.NOT_GRADABLE
+    selection = selection_for(series, decision.decision, decision.reason) if decision is not None else select(series)
     layout = selection.layout
-    if not layout.slices:
+    if not layout.slices and not (refused and selection.broken):
         raise PermanentError(
             f"series {series.series_instance_uid} has no axial T2 slice to read; only chosen series can be read"
         )
-    outcomes = dict(_decode(layout.slices))
+    if decision is not None and refused:
+        outcomes: dict[SliceRef, _Outcome] = {piece.ref: (None, decision.values[HINDRANCE]) for piece in layout.slices}
+    else:
+        outcomes = dict(decode(layout.slices))
     slices = [
         AxialSlice(
             ref=piece.ref,
@@ -57,6 +69,8 @@ def read(series: SeriesHeaders, lost: Mapping[SliceRef, UnreadableFile] = Mappin
     ]
     unplaced = {piece.ref: (piece.path, piece.geometry_fault or "no image size") for piece in selection.broken}
     unplaced |= {ref: (file.path, f"the file {file.reason}") for ref, file in lost.items() if _belongs(ref, series)}
+    if decision is not None and refused and not layout.slices:
+        unplaced = {ref: (path, decision.values[HINDRANCE]) for ref, (path, _) in unplaced.items()}
     slices += [
         AxialSlice(ref, path.absolute(), None, None, len(layout.slabs), pixels=None, unreadable=reason)
         for ref, (path, reason) in sorted(unplaced.items(), key=_order)
@@ -89,7 +103,7 @@ def _belongs(ref: SliceRef, series: SeriesHeaders) -> bool:
     return is_mr and ref.series_instance_uid == series.series_instance_uid
 
 
-def _decode(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]:
+def decode(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]:
     """Each slice with its pixels or why there are none; each file is opened once, frames are decoded one by one."""
     by_path: dict[Path, list[SliceHeader]] = defaultdict(list)
     for piece in slices:

@@ -27,6 +27,10 @@ _OTHERS: Final = {
     "chest": r"breast|mamma|(?<![a-z])(?:chest|heart|cardiac|aorta)(?![a-z])",
 }
 _OTHER_PATTERNS: Final = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _OTHERS.items()}
+_HEAD_COIL: Final = re.compile(r"head|brain|(?<![a-z])h[ce]\d", re.IGNORECASE)
+_SPINE_COIL: Final = re.compile(
+    r"spine|ctl|neck|(?<![a-z])(?:sp|ne|hns|nv)(?![a-z])|body|torso|(?<![a-z])bo\d", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ def named_region(series: SeriesHeaders) -> Region:
     """The series' own texts speak first, then Body Part Examined together with the study's description.
 
     A lumbar name beats another one at the same level ("C- and L-spine"), unless Body Part Examined sides with the
-    other. ABDOMEN as body part is no veto: scanners set it for lumbar protocols.
+    other. ABDOMEN as body part is no veto: scanners set it for lumbar protocols. Where all texts are silent, as of an
+    anonymised brain, a coil made for heads alone speaks.
     """
     own = f"{series.description} | {series.protocol}"
     if _LUMBAR.search(own):
@@ -62,6 +67,8 @@ def named_region(series: SeriesHeaders) -> Region:
         return Region(lumbar_study, body_name, "Body Part Examined")
     if study_name and not lumbar_study:
         return Region(False, study_name, "study description")
+    if not lumbar_study and _HEAD_COIL.search(series.coil) and not _SPINE_COIL.search(series.coil):
+        return Region(False, "head", "receive coil")
     return Region(lumbar_study, "", "")
 
 

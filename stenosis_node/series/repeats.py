@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,9 +16,15 @@ from stenosis_node.series.headers import SeriesHeaders, SliceHeader
 
 COVERED: Final = 0.8
 """Share of the slices of a series that must lie on slices of another one to make it a repeat."""
+UNSEEN: Final = 0.1
+"""Share of its slices that may lie nowhere else all the same; one slice always may."""
+PINNED: Final = "a rule of the site pins that one"
 _SAME_NORMAL: Final = math.cos(math.radians(3))
 _PITCH_SHARE: Final = 0.6
 _DEFAULT_PITCH_MM: Final = 4.0
+_SAYS_REPEAT: Final = re.compile(
+    r"(?<![a-z])(?:re-?peat(?:ed)?|rpt|re-?do|again|wdh|wiederh\w*)(?![a-z])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,8 @@ class Candidate:
 
     series: SeriesHeaders
     layout: Layout
+    pinned: bool = False
+    """A rule of the site wants it graded: it is never left out."""
 
     @property
     def acquired(self) -> str:
@@ -37,6 +46,11 @@ class Candidate:
         """Whether nearly all slices come with pixel data."""
         slices = self.layout.slices
         return sum(piece.has_pixels for piece in slices) >= 0.9 * len(slices)
+
+    @property
+    def called_repeat(self) -> bool:
+        """Whether its name says that it was made again. It counts only where the headers tell no time."""
+        return bool(_SAYS_REPEAT.search(f"{self.series.description} | {self.series.protocol}"))
 
     @property
     def normalised(self) -> bool:
@@ -65,24 +79,32 @@ class Repeat:
 
 
 def find_repeats(candidates: Sequence[Candidate]) -> dict[str, Repeat]:
-    """Series Instance UID of each candidate to leave out, with the better one. All candidates are of one study."""
+    """Series Instance UID of each candidate to leave out, with the better one. All candidates are of one study.
+
+    A repeat is made because the first was bad, so the later of two series at the same places is the better one. A later
+    series that leaves places of the first unseen (it was broken off, or planned elsewhere) replaces nothing: both stay.
+    """
     kept: list[Candidate] = []
     repeats: dict[str, Repeat] = {}
     for candidate in sorted(candidates, key=_rank, reverse=True):
-        better = _covering(candidate, kept)
+        better = None if candidate.pinned else covering(candidate.series, candidate.layout.slices, kept)
         if better is None:
             kept.append(candidate)
         else:
-            repeats[candidate.series.series_instance_uid] = Repeat(better, _why(better, candidate))
+            repeats[candidate.series.series_instance_uid] = Repeat(
+                better, PINNED if better.pinned else _why(better, candidate)
+            )
     return repeats
 
 
-def _rank(candidate: Candidate) -> tuple[bool, str, bool, float, int, str]:
-    """The larger is the better of two series at the same places: a repeat is made because the first was bad."""
+def _rank(candidate: Candidate) -> tuple[bool, bool, str, bool, bool, float, int, str]:
+    """The larger is the better of two series at the same places."""
     series = candidate.series
     return (
+        candidate.pinned,
         candidate.complete,
         candidate.acquired,
+        candidate.called_repeat,
         candidate.normalised,
         -round(candidate.pixel_area, 3),
         series.series_number or 0,
@@ -90,14 +112,15 @@ def _rank(candidate: Candidate) -> tuple[bool, str, bool, float, int, str]:
     )
 
 
-def _covering(candidate: Candidate, kept: Sequence[Candidate]) -> Candidate | None:
-    """The better series that covers most of this one; None when all of them together leave gaps in it."""
-    own = candidate.series.frame_of_reference_uid
+def covering(series: SeriesHeaders, slices: Sequence[SliceHeader], kept: Sequence[Candidate]) -> Candidate | None:
+    """The series that covers most of this one; None when all of them together leave gaps in it."""
+    own = series.frame_of_reference_uid
     peers = [
         k for k in kept if None in (own, k.series.frame_of_reference_uid) or own == k.series.frame_of_reference_uid
     ]
-    slices = candidate.layout.slices
-    if coverage(slices, [piece for peer in peers for piece in peer.layout.slices]) < COVERED:
+    share = coverage(slices, [piece for peer in peers for piece in peer.layout.slices])
+    unseen = round((1 - share) * len(slices))
+    if share < COVERED or unseen > max(1, UNSEEN * len(slices)):
         return None
     return max(peers, key=lambda peer: coverage(slices, peer.layout.slices))
 
@@ -105,8 +128,12 @@ def _covering(candidate: Candidate, kept: Sequence[Candidate]) -> Candidate | No
 def _why(better: Candidate, worse: Candidate) -> str:
     if better.complete != worse.complete:
         return "that one has all its pixel data"
-    if better.acquired != worse.acquired and worse.acquired:
+    if better.acquired and not worse.acquired:
+        return "only that one says when it was acquired"
+    if better.acquired != worse.acquired:
         return f"that one was acquired {_later(worse.acquired, better.acquired)}later"
+    if better.called_repeat and not worse.called_repeat:
+        return "its name calls that one the repeat"
     if better.normalised and not worse.normalised:
         return "that one is corrected for the sensitivity of the coil"
     if round(better.pixel_area, 3) < round(worse.pixel_area, 3):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from stenosis_node.domain import SeriesReason
+from stenosis_node.domain import Decision, SeriesReason
 from stenosis_node.series.contrast import kind_objections, sequence_objections
 from stenosis_node.series.geometry import Layout, arrange, field_of_view, plane_of
 from stenosis_node.series.headers import Acquisition, SeriesHeaders, SliceHeader
@@ -34,6 +34,16 @@ THICKNESS_MM: Final = (2.0, 8.0)
 MAX_EXTENT_MM: Final = 350.0
 """Head to foot, when no text names the lumbar spine: more is a whole spine."""
 
+_R = SeriesReason
+PINNABLE: Final = frozenset(SeriesReason) - {
+    _R.NOT_MR, _R.NO_PIXEL_DATA, _R.UNREADABLE, _R.MOSAIC, _R.SCREEN_SAVE, _R.NO_GEOMETRY, _R.NOT_AXIAL,
+}  # fmt: skip
+"""What a rule of the site may overlook. The others are no opinion: there is no axial image to grade."""
+IMAGE_FAULTS: Final = frozenset({_R.MATRIX_TOO_SMALL, _R.FIELD_OF_VIEW, _R.SLICE_THICKNESS})
+"""Rules about the image alone: what breaks no other rule, and is named lumbar, is an axial T2 lumbar series."""
+OTHER_SEQUENCES: Final = frozenset({_R.FAT_SUPPRESSED, _R.THREE_DIMENSIONAL})
+"""Kinds of T2 that the grades were never defined on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -46,6 +56,8 @@ class Selection:
     broken: tuple[SliceHeader, ...]
     """Of the slices that do not pass those that speak against themselves only by saying neither place nor size."""
     region: Region
+    overlooked: Mapping[SliceHeader, tuple[Objection, ...]]
+    """Of slices that pass: the rules that speak against them and were told to be tolerated."""
 
     @property
     def first_objections(self) -> tuple[Objection, ...]:
@@ -53,13 +65,17 @@ class Selection:
         return tuple(objections[0] for objections in self.against.values())
 
 
-def select(series: SeriesHeaders) -> Selection:
-    """Apply the rules to every slice of a series. Pure, and independent of the order of the slices."""
+def select(series: SeriesHeaders, tolerated: frozenset[SeriesReason] = frozenset()) -> Selection:
+    """Apply the rules to every slice of a series. Pure, and independent of the order of the slices.
+
+    tolerated  rules that do not keep a slice from passing
+    """
     region = named_region(series)
     name = series.description or series.protocol
     by_acquisition: dict[Acquisition, tuple[tuple[Objection, ...], tuple[Objection, ...]]] = {}
     passing: list[SliceHeader] = []
     against: dict[SliceHeader, tuple[Objection, ...]] = {}
+    overlooked: dict[SliceHeader, tuple[Objection, ...]] = {}
     for piece in sorted(series.slices, key=lambda piece: piece.order_key):
         acquisition = piece.acquisition
         if acquisition not in by_acquisition:
@@ -69,16 +85,30 @@ def select(series: SeriesHeaders) -> Selection:
             )
         kind, sequence = by_acquisition[acquisition]
         objections = (*kind, *_plane(piece), *sequence, *_region(piece, region), *_image(piece))
-        if objections:
+        if any(objection.reason not in tolerated for objection in objections) or (objections and not _sized(piece)):
             against[piece] = objections
         else:
             passing.append(piece)
+            if objections:
+                overlooked[piece] = objections
     if len(passing) > MAX_SLICES:
         too_many = Objection(SeriesReason.THREE_DIMENSIONAL, f"{len(passing)} slices are no 2D stack of a lumbar spine")
         against |= dict.fromkeys(passing, (too_many,))
         passing = []
     broken = tuple(piece for piece, objections in against.items() if _breaks_off(piece, objections))
-    return Selection(arrange(passing), against, broken, region)
+    return Selection(arrange(passing), against, broken, region, overlooked)
+
+
+def selection_for(series: SeriesHeaders, decision: Decision, reason: SeriesReason) -> Selection:
+    """The slices a decision is about: those that pass, or that would but for what the decision overlooks or blames."""
+    if decision is Decision.GRADED and reason is SeriesReason.SITE_RULE:
+        selection = select(series)
+        return selection if len(selection.layout.slices) >= MIN_SLICES else select(series, PINNABLE)
+    if decision is Decision.NOT_GRADABLE and reason in IMAGE_FAULTS:
+        return select(series, IMAGE_FAULTS)
+    if decision is Decision.NOT_GRADABLE and reason in OTHER_SEQUENCES:
+        return select(series, IMAGE_FAULTS | OTHER_SEQUENCES)
+    return select(series)
 
 
 def _breaks_off(piece: SliceHeader, objections: tuple[Objection, ...]) -> bool:
@@ -86,9 +116,12 @@ def _breaks_off(piece: SliceHeader, objections: tuple[Objection, ...]) -> bool:
 
     The acquisition stands before them, and the UIDs in between: a header that reaches the UIDs has told the rest.
     """
-    complete = piece.geometry is not None and piece.rows > 0 and piece.columns > 0
     silence = {SeriesReason.NO_GEOMETRY, SeriesReason.MATRIX_TOO_SMALL}
-    return not complete and all(objection.reason in silence for objection in objections)
+    return not _sized(piece) and all(objection.reason in silence for objection in objections)
+
+
+def _sized(piece: SliceHeader) -> bool:
+    return piece.geometry is not None and piece.rows > 0 and piece.columns > 0
 
 
 def _plane(piece: SliceHeader) -> Iterator[Objection]:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+
+HINDRANCE: Final = "hindrance"
+"""The value of a decision that says why a series is not gradable; continues "was not graded: "."""
+GAPS: Final = "position_gaps"
+"""The value of a decision that says where the steps between slices are too wide."""
 
 
 def span(values: Iterable[float | None], unit: str = "") -> str:

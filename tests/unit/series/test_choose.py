@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from stenosis_node.domain import Decision, SeriesReason
-from stenosis_node.series import choose
+from stenosis_node.series import GAPS, choose
 from tests.unit.series.builder import (
     blank_instance,
     decide,
@@ -75,6 +76,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "seconds instead of milliseconds": {"EchoTime": 0.104, "RepetitionTime": 4.1},
     "feet first": {"PatientPosition": "FFS"},
     "position blank": {"PatientPosition": None},
+    "spine coil": {"ReceiveCoilName": "SP5-8"},
+    "head, neck and spine coil": {"ReceiveCoilName": "HEAD;NE1,2;SP1"},
+    "head coil left in, lumbar named": {"ReceiveCoilName": "Head_32", "StudyDescription": "L-spine MRI"},
     "small field, lumbar named": {"PixelSpacing": [0.85, 0.85], "SeriesDescription": "AX T2 L-SPINE"},
 }
 
@@ -141,6 +145,9 @@ REJECTED: dict[str, tuple[dict[str, Any], SeriesReason, str]] = {
     "thoracic": ({"ProtocolName": "t2_tse_tra T1-T12"}, R.NOT_LUMBAR, "thoracic spine"),
     "body part": ({"BodyPartExamined": "TSPINE"}, R.NOT_LUMBAR, "thoracic spine, going by the Body Part Examined"),
     "brain": ({"StudyDescription": "Brain MRI"}, R.NOT_LUMBAR, "head"),
+    "brain without any text, Siemens": ({"ReceiveCoilName": "HC1-7"}, R.NOT_LUMBAR, "head, going by the receive coil"),
+    "brain without any text, GE": ({"ReceiveCoilName": "8HRBRAIN"}, R.NOT_LUMBAR, "head, going by the receive coil"),
+    "brain by body part": ({"BodyPartExamined": "HEAD"}, R.NOT_LUMBAR, "head"),
     "prostate": ({"SeriesDescription": "t2_tse_tra prostate"}, R.NOT_LUMBAR, "pelvis"),
     "pelvis by size": ({"PixelSpacing": [2.9, 2.9]}, R.FIELD_OF_VIEW, "371 x 371 mm is too large"),
     "limb by size": ({"PixelSpacing": [0.8, 0.8]}, R.FIELD_OF_VIEW, "102 x 102 mm is too small"),
@@ -170,9 +177,6 @@ REJECTED: dict[str, tuple[dict[str, Any], SeriesReason, str]] = {
         R.NOT_T2,
         "nothing says T2",
     ),
-    "prone": ({"PatientPosition": "HFP"}, R.PATIENT_POSITION, "prone (HFP)"),
-    "prone feet first": ({"PatientPosition": "FFP"}, R.PATIENT_POSITION, "prone (FFP)"),
-    "decubitus": ({"PatientPosition": "HFDR"}, R.PATIENT_POSITION, "right side (HFDR)"),
 }
 
 
@@ -321,8 +325,25 @@ def test_missing_slice_is_reported(tmp_path: Path) -> None:
     del places[4]
     write_series(tmp_path, places=places)
     decision = decide_one(tmp_path)
-    assert decision.values["missing slices"] == "1"
-    assert "1 slice did not arrive" in decision.sentence
+    gap = "images 4 and 5 lie 8.8 mm apart instead of 4.4 mm (1 slice missing)"
+    assert decision.values[GAPS] == gap
+    assert f"1 slice did not arrive: {gap}" in decision.sentence
+
+
+def test_a_stack_that_goes_on_after_a_wide_gap_misses_slices(tmp_path: Path) -> None:
+    places = stack(12, tilt=20)
+    del places[5:8]
+    write_series(tmp_path, places=places)
+    decision = decide_one(tmp_path)
+    assert decision.values["slices per slab"] == "5 + 4"
+    assert decision.values[GAPS] == "images 5 and 6 lie 17.6 mm apart instead of 4.4 mm (3 slices missing)"
+
+
+@pytest.mark.parametrize("top", [(0, 0, -40), (0, 8, -35.2), (0, 0, -57.2)])
+def test_two_blocks_by_plan_miss_nothing(tmp_path: Path, top: tuple[float, float, float]) -> None:
+    """Not a whole number of pitches apart, shifted in plane, or far apart."""
+    write_series(tmp_path, places=stack(5) + stack(5, top=top))
+    assert GAPS not in decide_one(tmp_path).values
 
 
 # --------------------------------------------------------------------------- other classes
@@ -344,14 +365,6 @@ def test_missing_slice_is_reported(tmp_path: Path) -> None:
 def test_other_classes(tmp_path: Path, sop_class: str, reason: SeriesReason) -> None:
     save(tmp_path, blank_instance("s", 1, sop_class))
     assert decide_one(tmp_path).reason is reason
-
-
-def test_no_pixel_data(tmp_path: Path) -> None:
-    for i, (orientation, center) in enumerate(stack(6)):
-        dataset = t2_instance("s", i, orientation, center)
-        del dataset.PixelData
-        save(tmp_path, dataset)
-    assert decide_one(tmp_path).reason is R.NO_PIXEL_DATA
 
 
 def test_a_presentation_state_within_the_series_does_no_harm(tmp_path: Path) -> None:
@@ -420,6 +433,45 @@ def test_two_later_parts_together_replace_the_whole(tmp_path: Path) -> None:
     write_series(tmp_path, "lower", places[6:], SeriesDescription="lower", AcquisitionTime="104000")
     reasons = {name: d.reason for name, d in decide(tmp_path).items()}
     assert reasons == {"whole": R.DUPLICATE_SERIES, "upper": R.CHOSEN, "lower": R.CHOSEN}
+
+
+def test_a_repeat_that_leaves_two_places_unseen_replaces_nothing(tmp_path: Path) -> None:
+    """Broken off, or planned elsewhere: nothing may get lost."""
+    write_series(tmp_path, "first", stack(12), SeriesDescription="first")
+    write_series(tmp_path, "later", stack(12)[:10], SeriesDescription="later", AcquisitionTime="103000")
+    decisions = decide(tmp_path)
+    assert {d.reason for d in decisions.values()} == {R.CHOSEN}
+    assert "also shown by series 5 'later', which is graded too" in decisions["first"].sentence
+
+
+def test_without_times_the_name_tells_the_repeat(tmp_path: Path) -> None:
+    blank = {"AcquisitionDate": None, "AcquisitionTime": None}
+    write_series(tmp_path, "b", SeriesDescription="t2_tse_tra_rpt", SeriesNumber=4, **blank)
+    write_series(tmp_path, "a", SeriesDescription="t2_tse_tra", SeriesNumber=9, **blank)
+    decisions = decide(tmp_path)
+    assert decisions["t2_tse_tra_rpt"].reason is R.CHOSEN
+    assert decisions["t2_tse_tra"].values["better because"] == "its name calls that one the repeat"
+
+
+def test_a_repeat_without_pixel_data_is_not_better(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", "first", SeriesDescription="first")
+    for path in write_series(tmp_path / "b", "later", SeriesDescription="later", AcquisitionTime="103000"):
+        dataset = dcmread(path)
+        del dataset.PixelData
+        dataset.save_as(path)
+    decisions = decide(tmp_path)
+    assert decisions["first"].decision is Decision.GRADED
+    assert decisions["later"].decision is Decision.REJECTED
+    assert "shows the same places and is graded" in decisions["later"].sentence
+
+
+def test_both_say_which_is_better(tmp_path: Path) -> None:
+    write_series(tmp_path, "first", SeriesDescription="first", SeriesNumber=6)
+    write_series(tmp_path, "second", SeriesDescription="second", SeriesNumber=7, AcquisitionTime="102200")
+    decisions = decide(tmp_path)
+    assert decisions["first"].values["better series"] == "series 7 'second'"
+    assert decisions["first"].values["better because"] == "that one was acquired 7 min later"
+    assert decisions["second"].values["repeats left out"] == decisions["first"].series_instance_uid
 
 
 def test_same_places_in_other_frames_of_reference_are_not_compared(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_decisions() -> None:
     assert {d.description: d.reason for d in decisions} == {
         "t2_tse_tra": SeriesReason.CHOSEN,
         "t1_tse_tra": SeriesReason.T1_WEIGHTED,
-        "t2_tse_sag": SeriesReason.NOT_AXIAL,
+        "t2_tse_sag": SeriesReason.LOCATOR,
         "localizer": SeriesReason.LOCALIZER,
     }
 

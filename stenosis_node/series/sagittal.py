@@ -1,0 +1,142 @@
+"""The sagittal slice that shows a reader where the axial slices lie. It is looked at by people only, never graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stenosis_node.domain import AxialSeries, SagittalSlice, SeriesReason, SliceRef, Vector
+from stenosis_node.series.contrast import kind_objections, sequence_objections
+from stenosis_node.series.geometry import center, field_of_view, geometry_of, plane_of
+from stenosis_node.series.headers import SeriesHeaders, SliceHeader
+from stenosis_node.series.reading import decode
+from stenosis_node.series.region import named_region
+from stenosis_node.series.selection import MIN_MATRIX
+
+NO_LOCATOR: Final = "no sagittal T2 series shares the frame of reference of the axial images"
+SECOND_BEST: Final = frozenset({SeriesReason.FAT_SUPPRESSED, SeriesReason.STIR, SeriesReason.THREE_DIMENSIONAL})
+"""Kinds of T2 that orient a reader too, when there is no plain one."""
+MAX_TURN_DEG: Final = 30.0
+"""Between the normal of a sagittal slice and the left-right axis; scoliosis and tilted patients are followed."""
+SHOWN: Final = 0.5
+"""Share of the axial slices that the sagittal series must reach."""
+TRIES: Final = 3
+"""Slices tried, nearest first, when some cannot be decoded."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def pick_locator(
+    series: Sequence[SeriesHeaders], axial: Sequence[tuple[SeriesHeaders, Sequence[SliceHeader]]], keep: str = ""
+) -> SeriesHeaders | None:
+    """The best sagittal T2 series of a study for these axial ones; None when there is none.
+
+    series  the candidates
+    axial   chosen series with their slices
+    keep    Series Instance UID of the one that an earlier result used: it stays
+    """
+    frames = {headers.frame_of_reference_uid for headers, _ in axial} - {None}
+    centers = [center(piece) for headers, slices in axial for piece in slices if headers.frame_of_reference_uid]
+    ranked = []
+    for one in series:
+        if one.frame_of_reference_uid not in frames or not centers:
+            continue
+        slices, n_second = _sagittal_slices(one)
+        if not slices or (share := _reached(slices, centers)) < SHOWN:
+            continue
+        acquired = max(piece.acquired for piece in slices)
+        ranked.append(
+            (one.series_instance_uid == keep, n_second == 0, round(share, 1), acquired, one.series_instance_uid, one)
+        )
+    return max(ranked, key=lambda item: item[:-1])[-1] if ranked else None
+
+
+def find_sagittal(
+    locator: SeriesHeaders, images: Sequence[AxialSeries], canal: Sequence[Vector] = ()
+) -> SagittalSlice | str:
+    """The slice of the locator series nearest the middle of the canal, or why there is none (part of a sentence).
+
+    canal   where the canal was found, patient coordinates; without it the middles of the axial images stand in
+    raises  PermanentError, TransientError when a received file is gone or cannot be had
+    """
+    points = list(canal) or [point for image in images if (point := _middle(image)) is not None]
+    slices, _ = _sagittal_slices(locator)
+    if not points or not slices:
+        return NO_LOCATOR
+    middle = np.median(np.asarray(points, dtype=np.float64), axis=0)
+    problem = ""
+    for piece in sorted(slices, key=lambda piece: (round(_distance_mm(piece, middle), 3), piece.order_key))[:TRIES]:
+        found = _load(piece)
+        if isinstance(found, SagittalSlice):
+            return found
+        problem = problem or found
+    return problem
+
+
+def read_sagittal(locator: SeriesHeaders, ref: SliceRef) -> SagittalSlice | str:
+    """The slice an earlier result used, or why it cannot be had. Raises as :func:`find_sagittal` does."""
+    piece = next((piece for piece in locator.slices if piece.ref == ref and piece.geometry is not None), None)
+    return "the sagittal image used before is not there any more" if piece is None else _load(piece)
+
+
+def _load(piece: SliceHeader) -> SagittalSlice | str:
+    ((_, (pixels, fault)),) = decode([piece])
+    if pixels is None:
+        return f"the sagittal T2 image cannot be read: {fault}"
+    return SagittalSlice(piece.ref, piece.path.absolute(), geometry_of(piece), pixels)
+
+
+def _sagittal_slices(series: SeriesHeaders) -> tuple[tuple[SliceHeader, ...], int]:
+    """The slices fit to orient a reader, and how many of them are of a second-best kind."""
+    if named_region(series).veto:
+        return (), 0
+    name = series.description or series.protocol
+    fit, n_second = [], 0
+    for piece in series.slices:
+        if piece.geometry is None or not piece.has_pixels or piece.samples != 1:
+            continue
+        plane = plane_of(piece.geometry)
+        if plane.name != "sagittal" or plane.tilt_deg > MAX_TURN_DEG or min(piece.rows, piece.columns) < MIN_MATRIX:
+            continue
+        against = {
+            o.reason for o in (*kind_objections(piece.acquisition, name), *sequence_objections(piece.acquisition, name))
+        }
+        if against <= SECOND_BEST:
+            fit.append(piece)
+            n_second += bool(against)
+    return tuple(fit), n_second
+
+
+def _reached(slices: Sequence[SliceHeader], centers: Sequence[_Array]) -> float:
+    """Share of the centres that lie inside the rectangle of the sagittal slice nearest to them."""
+    hits = 0
+    for point in centers:
+        piece = min(slices, key=lambda piece: (_distance_mm(piece, point), piece.order_key))
+        geometry, apart, half = geometry_of(piece), point - center(piece), np.asarray(field_of_view(piece)) / 2
+        along_rows, along_columns = (
+            apart @ np.asarray(geometry.row_direction),
+            apart @ np.asarray(geometry.column_direction),
+        )
+        hits += bool(abs(along_columns) <= half[0] and abs(along_rows) <= half[1])
+    return hits / len(centers)
+
+
+def _distance_mm(piece: SliceHeader, point: _Array) -> float:
+    """Of a point from the plane of a slice."""
+    return abs(float((point - center(piece)) @ np.asarray(geometry_of(piece).normal)))
+
+
+def _middle(image: AxialSeries) -> Vector | None:
+    """Mean of the centres of the slices of a series."""
+    centers = [
+        piece.geometry.to_patient(piece.pixels.shape[1] / 2, piece.pixels.shape[0] / 2)
+        for piece in image.slices
+        if piece.geometry is not None and piece.pixels is not None
+    ]
+    if not centers:
+        return None
+    x, y, z = np.mean(np.asarray(centers), axis=0)
+    return float(x), float(y), float(z)
