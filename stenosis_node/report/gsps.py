@@ -17,6 +17,7 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from stenosis_node.domain import (
     BundleStatus,
+    CordSlice,
     Document,
     DocumentKind,
     GradedSlice,
@@ -98,7 +99,8 @@ def _state(
     ds.InstanceNumber = number
     ds.ContentLabel = "DEMO AI STENOSIS" if status is BundleStatus.DEMONSTRATION else "AI STENOSIS"
     ds.ContentDescription = f"{wording.DEMO_SERIES}. " * (status is BundleStatus.DEMONSTRATION) + wording.NOT_VERIFIED
-    ds.ContentCreatorName = wording.ALGORITHM
+    ds.ContentCreatorName = f"{wording.ALGORITHM}^AI"
+    del ds.ContentDate, ds.ContentTime  # a presentation state has its own
     ds.PresentationCreationDate, ds.PresentationCreationTime = context.date, context.time
     ds.ReferencedSeriesSequence = Items([_references(images)])
     ds.GraphicAnnotationSequence = Items([_annotation(image, status) for image in images])
@@ -177,34 +179,31 @@ def _annotation(image: Shown, status: BundleStatus) -> Dataset:
 
 
 def _label(image: Shown) -> Dataset:
-    """Beside the box, on the side where there is room: never on the canal."""
-    entry, box, source = image.entry, image.box, image.source
-    lines = [result_words(entry)]
-    if isinstance(entry.finding, GradedSlice):
-        lines.append(f"network score {score_words(entry)}")
-    width, height = 0.3 * source.columns, 0.04 * source.rows * len(lines)
-    gap = 0.02 * source.columns
-    right = box.x1 + gap + width <= source.columns
-    left = box.x1 + gap if right else max(box.x0 - gap - width, 0.0)
-    top = min(max(box.y0, 0.0), source.rows - height)
-    label = Dataset()
-    label.BoundingBoxAnnotationUnits = "PIXEL"
-    label.UnformattedTextValue = "\r\n".join(lines)
-    label.BoundingBoxTopLeftHandCorner = [left, top]
-    label.BoundingBoxBottomRightHandCorner = [left + width, top + height]
-    label.BoundingBoxTextHorizontalJustification = "LEFT" if right else "RIGHT"
-    return label
+    """What was found, below the anatomy; the box alone marks the canal."""
+    match image.entry.finding:
+        case GradedSlice():
+            more = f"network score {score_words(image.entry)}"
+        case CordSlice():
+            more = "Schizas grades do not apply"
+        case _:
+            more = wording.NO_EXCLUSION
+    return _text([result_words(image.entry), more], 0.82, 0.9)
 
 
 def _note(status: BundleStatus) -> Dataset:
-    """At the bottom of the displayed area: what every image must say."""
-    note = Dataset()
-    note.BoundingBoxAnnotationUnits = "DISPLAY"
-    note.UnformattedTextValue = "\r\n".join(filter(None, [wording.NOT_VERIFIED, wording.BANNER[status]]))
-    note.BoundingBoxTopLeftHandCorner = [0.02, 0.9]
-    note.BoundingBoxBottomRightHandCorner = [0.98, 0.99]
-    note.BoundingBoxTextHorizontalJustification = "CENTER"
-    return note
+    """What every image must say."""
+    return _text([wording.NOT_VERIFIED, wording.BANNER[status]], 0.91, 0.99)
+
+
+def _text(lines: Sequence[str | None], top: float, bottom: float) -> Dataset:
+    """Text across the displayed area, which a viewer may have zoomed; 0 is its top, 1 its bottom."""
+    text = Dataset()
+    text.BoundingBoxAnnotationUnits = "DISPLAY"
+    text.UnformattedTextValue = "\r\n".join(filter(None, lines))
+    text.BoundingBoxTopLeftHandCorner = [0.02, top]
+    text.BoundingBoxBottomRightHandCorner = [0.98, bottom]
+    text.BoundingBoxTextHorizontalJustification = "CENTER"
+    return text
 
 
 # --------------------------------------------------------------------------- display

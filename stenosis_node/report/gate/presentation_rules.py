@@ -163,8 +163,8 @@ def _annotation(
     banner = wording.BANNER[evidence.study.bundle.status]
     if texts[1].splitlines() != [wording.NOT_VERIFIED, *([banner] if banner else [])]:
         yield Fault("drawn-warning", f"{one.name}: an image does not say that the result is not verified, and of what")
-    if not _texts_lie_inside(annotation, evidence.sizes.get(places[0][0], (0, 0))):
-        yield Fault("drawn-label", f"{one.name}: a text reaches outside its image")
+    if not all(map(_lies_inside, annotation.TextObjectSequence)):
+        yield Fault("drawn-label", f"{one.name}: a text does not lie in the displayed area")
     if groups is None:
         return
     group = groups.get(places[0])
@@ -176,14 +176,9 @@ def _annotation(
         yield Fault("drawn-tracking", f"{one.name}: a box does not have the tracking UID of the SR")
 
 
-def _texts_lie_inside(annotation: Dataset, size: tuple[int, int]) -> bool:
-    rows, columns = size
-    for text in annotation.get("TextObjectSequence") or ():
-        first = [float(v) for v in text.get("BoundingBoxTopLeftHandCorner") or ()]
-        last = [float(v) for v in text.get("BoundingBoxBottomRightHandCorner") or ()]
-        width, height = (columns, rows) if text.get("BoundingBoxAnnotationUnits") == "PIXEL" else (1, 1)
-        if len(first) != 2 or len(last) != 2:
-            return False
-        if not (0 <= first[0] < last[0] <= width + 0.01 and 0 <= first[1] < last[1] <= height + 0.01):
-            return False
-    return True
+def _lies_inside(text: Dataset) -> bool:
+    first = [float(v) for v in text.get("BoundingBoxTopLeftHandCorner") or ()]
+    last = [float(v) for v in text.get("BoundingBoxBottomRightHandCorner") or ()]
+    if text.get("BoundingBoxAnnotationUnits") != "DISPLAY" or len(first) != 2 or len(last) != 2:
+        return False
+    return all(0 <= a < b <= 1 for a, b in zip(first, last, strict=True))
