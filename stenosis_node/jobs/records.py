@@ -110,6 +110,8 @@ class StoredInstance:
     series_instance_uid: str
     transfer_syntax_uid: str
     size_bytes: int
+    calling_ae_title: str = ""
+    """Who sent it first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
