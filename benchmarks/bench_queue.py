@@ -70,6 +70,8 @@ def _job(i: int, per_job: int) -> dict[str, Any]:
         "study_instance_uid": uid(i),
         "state": JobState.GRADED if i % 1000 == 0 else JobState.DELIVERED,
         "n_instances": per_job,
+        "n_bytes": per_job * 300_000,
+        "complete_because": "quiet",
         "revision": 1,
         **dict.fromkeys(
             ("state_since", "created_at", "opened_at", "last_instance_at", "quiet_until", "ceiling_at", "tidied_at"), T0
@@ -132,10 +134,11 @@ class Trial:
         self.store.touch(received(self.study, 1, 1), quiet_period_s=180, ceiling_s=3600, now=NOW)
 
     def journey(self) -> None:
-        """A new study: received, claimed, graded, delivered."""
+        """A new study: received, checked, claimed, graded, delivered."""
         self.study += 1
         self.touch()
         later = NOW + timedelta(days=1)
+        self.check_all(later)
         lease = self.store.claim(JobState.RECEIVED, worker="w", lease_s=60, max_attempts=3, now=later)
         while lease is not None and lease.study_instance_uid != uid(self.study):
             self.store.reject(lease, reason="no-candidate", sentence="not this one", now=later)
@@ -148,6 +151,19 @@ class Trial:
         sending = self.store.claim_delivery("pacs", worker="w", lease_s=60, max_attempts=3, now=later)
         assert sending is not None
         self.store.advance_delivery(sending, now=later)
+
+    def check_all(self, now: datetime) -> None:
+        while (lease := self.store.claim_check(worker="w", lease_s=60, now=now)) is not None:
+            self.store.conclude_check(lease, because="quiet", now=now)
+
+    def check_nothing(self) -> None:
+        self.store.claim_check(worker="w", lease_s=60, now=NOW)
+
+    def claim_no_commitment(self) -> None:
+        self.store.claim_commitment("pacs", worker="w", lease_s=60, now=NOW)
+
+    def status(self) -> None:
+        self.store.status(now=NOW)
 
     def claim_nothing(self) -> None:
         self.store.claim(JobState.RECEIVED, worker="w", lease_s=60, max_attempts=3, now=NOW)
@@ -206,8 +222,8 @@ def main() -> None:
         print(f"{options.jobs} jobs, {n} instances: {size_mb:.0f} MB, made in {time.perf_counter() - start:.0f} s")
         print(f"{'per second (median of 3)':28} {'bare commit':>12} {'empty':>9} {'full':>9} {'full/empty':>11}")
         for name in (
-            "touch", "touch_many", "resend", "journey", "claim_nothing", "claim_no_delivery",
-            "list_newest", "list_received", "counts", "purge_nothing",
+            "touch", "touch_many", "resend", "journey", "check_nothing", "claim_nothing", "claim_no_delivery",
+            "claim_no_commitment", "list_newest", "list_received", "counts", "status", "purge_nothing",
         ):  # fmt: skip
             rows = [
                 (

@@ -42,7 +42,7 @@ class Grading(Database):
     def claim(
         self, state: JobState, *, worker: str, lease_s: float, max_attempts: int, now: datetime | None = None
     ) -> Lease | None:
-        """Take the job in ``state`` that has waited longest, None when there is none. Counts an attempt.
+        """Take the complete study in ``state`` that has waited longest, None when there is none. Counts an attempt.
 
         A job whose attempts are used up, because whoever had it died, becomes FAILED here.
 
@@ -120,6 +120,7 @@ class Grading(Database):
                     sop_instance_uid=row.sop_instance_uid,
                     series_instance_uid=row.series_instance_uid,
                     transfer_syntax_uid=row.transfer_syntax_uid,
+                    calling_ae_title=row.calling_ae_title,
                     size_bytes=row.size_bytes,
                 )
                 for row in connection.execute(wanted)
@@ -299,6 +300,7 @@ def _next_job(state: JobState, now: datetime) -> Any:
         select(job)
         .where(
             job.c.state == state,
+            job.c.complete_because.is_not(None),
             job.c.quiet_until <= now,
             job.c.held.is_(False),
             job.c.retry_at.is_(None) | (job.c.retry_at <= now),

@@ -16,9 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from stenosis_node.cli.app import app
-from stenosis_node.domain import Decision, DocumentKind, JobState, ReceivedInstance, SeriesDecision, SeriesReason
+from stenosis_node.domain import Decision, DocumentKind, ReceivedInstance, SeriesDecision, SeriesReason
 from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
 from tests.conftest import free_port
+from tests.unit.completeness import claim_complete
 from training.export import write_untrained_bundle
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -162,7 +163,7 @@ def decision(number: int) -> SeriesDecision:
 
 def grade(store: JobStore, *, now: datetime) -> int:
     """The next study is graded: two documents for the peer ``pacs``. The number of its job."""
-    lease = store.claim(JobState.RECEIVED, worker="grade-1", lease_s=60, max_attempts=3, now=now)
+    lease = claim_complete(store, now=now)
     assert lease is not None
     store.record_decisions(lease, [decision(int(lease.study_instance_uid.rsplit(".", 1)[1]))])
     store.advance_graded(
@@ -215,12 +216,12 @@ def filled(store: JobStore) -> JobStore:
     store.fail_delivery(lease, sentence=refusal, now=later(22))
 
     receive(store, 3)
-    grading = store.claim(JobState.RECEIVED, worker="grade-1", lease_s=60, max_attempts=3, now=later(30))
+    grading = claim_complete(store, now=later(30))
     assert grading is not None
     store.reject(grading, reason="no-candidate", sentence="no axial T2 series", decisions=[decision(3)], now=later(31))
 
     receive(store, 4)
-    grading = store.claim(JobState.RECEIVED, worker="grade-1", lease_s=60, max_attempts=3, now=later(40))
+    grading = claim_complete(store, now=later(40))
     assert grading is not None
     store.fail(grading, sentence="the bundle does not fit", now=later(41))
 

@@ -31,6 +31,7 @@ from stenosis_node.domain import (
 from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
 from stenosis_node.spool import Spool
 from tests.unit.cli.conftest import NOON, Run, documents, later, receive, study_uid
+from tests.unit.completeness import claim_complete
 
 pytestmark = pytest.mark.usefixtures("filled")
 
@@ -252,7 +253,7 @@ def test_findings_that_were_deleted_are_said_to_be(run: Run, config: Path) -> No
 
 def test_alternatives_of_the_report_are_not_counted_as_documents(run: Run, config: Path, store: JobStore) -> None:
     job_id = receive(store, 6)
-    lease = store.claim(JobState.RECEIVED, worker="grade-1", lease_s=60, max_attempts=3, now=later(3600))
+    lease = claim_complete(store, now=later(3600))
     assert lease is not None
     rows = [
         DocumentRow(

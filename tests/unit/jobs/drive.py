@@ -18,7 +18,7 @@ from stenosis_node.jobs import (
     PeerSpec,
     Touch,
 )
-from tests.unit.completeness import conclude_checks
+from tests.unit.completeness import claim_complete
 
 T0 = datetime(2025, 3, 14, 9, 0, tzinfo=UTC)
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -56,8 +56,7 @@ def receive(store: JobStore, number: int | str, second: float, *, conflict: bool
 
 def claim(store: JobStore, second: float, *, worker: str = "grader", max_attempts: int = 3) -> Lease | None:
     """Of the studies that are quiet all are complete."""
-    conclude_checks(store, now=at(second))
-    return store.claim(JobState.RECEIVED, worker=worker, lease_s=60, max_attempts=max_attempts, now=at(second))
+    return claim_complete(store, worker=worker, max_attempts=max_attempts, now=at(second))
 
 
 def claimed(store: JobStore, second: float, *, worker: str = "grader") -> Lease:

@@ -34,6 +34,7 @@ from stenosis_node.domain import DocumentKind, JobState
 from stenosis_node.jobs import DocumentRow, Purge
 from stenosis_node.spool import PutOutcome, PutResult
 from tests.conftest import require_data, require_tool
+from tests.unit.completeness import claim_complete
 from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, dataset_of, make_instance
 
 Send = Callable[..., Dataset]
@@ -115,7 +116,7 @@ def test_other_bytes_under_the_same_uid_are_quarantined(node: Node, send: Send, 
 def test_own_documents_that_come_back_are_acknowledged_and_dropped(node: Node, send: Send, tmp_path: Path) -> None:
     send(node, make_instance(tmp_path, 1))
     later = datetime.now(UTC) + timedelta(hours=2)
-    lease = node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=later)
+    lease = claim_complete(node.store, now=later)
     assert lease is not None
     own = DocumentRow(
         sop_instance_uid=f"{STUDY}.9.7",
@@ -239,7 +240,7 @@ def test_study_stays_open_while_its_association_is(start_node: StartNode, tmp_pa
     assert association.send_c_store(ds).Status == 0
 
     def claim() -> object:
-        return node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=datetime.now(UTC))
+        return claim_complete(node.store, now=datetime.now(UTC))
 
     time.sleep(2.2)
     assert claim() is None
@@ -335,7 +336,7 @@ def test_a_resend_survives_a_deletion_that_was_under_way(
     assert send(node, path).Status == 0
     if sop_class == MRImageStorage:
         later = datetime.now(UTC) + timedelta(hours=2)
-        lease = node.store.claim(JobState.RECEIVED, worker="test", lease_s=60, max_attempts=3, now=later)
+        lease = claim_complete(node.store, now=later)
         assert lease is not None
         node.store.reject(lease, reason="no-candidate", sentence="nothing axial")
 

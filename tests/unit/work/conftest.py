@@ -25,6 +25,7 @@ from stenosis_node.domain import (
 )
 from stenosis_node.jobs import JobDetail, JobStore, Touch
 from stenosis_node.spool import Spool
+from tests.unit.completeness import conclude_checks
 
 
 class FakePipeline:
@@ -74,7 +75,7 @@ class Bench:
         self.pipeline = FakePipeline()
 
     def receive(self, *paths: Path) -> Touch:
-        """As reception does, without a quiet period."""
+        """As reception does, without a quiet period; the study is complete afterwards."""
         for path in paths:
             ds = dcmread(path, stop_before_pixels=True)
             put = self.spool.put(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, [path.read_bytes()])
@@ -91,6 +92,7 @@ class Bench:
                 received_at=datetime.now(UTC),
             )
             touch = self.store.touch(received, quiet_period_s=0, ceiling_s=60)
+        conclude_checks(self.store)
         return touch
 
     def job(self, study_uid: str) -> JobDetail:
