@@ -16,6 +16,7 @@ from stenosis_node.cli.outcome import ExitCode, exit_code
 from stenosis_node.cli.output import complain
 from stenosis_node.cli.peers import pause, peers, resume
 from stenosis_node.cli.probe import probe
+from stenosis_node.cli.pull import pull
 from stenosis_node.cli.recall import recall
 from stenosis_node.cli.serve import serve
 from stenosis_node.cli.status import status
@@ -79,6 +80,7 @@ for verb in (
     job,
     retry,
     cancel,
+    pull,
     recall,
     peers,
     pause,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,8 @@ import typer
 
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
-from stenosis_node.cli.output import complain, console, decisions_table, print_json, say, show, table
+from stenosis_node.cli.output import complain, decisions_table, print_json, say, show, table
+from stenosis_node.cli.progress import progress
 from stenosis_node.config import Config, load
 from stenosis_node.domain import (
     CanalNotFound,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 NAMED_FILES = 10
 """Unreadable files that are named one by one."""
-
-Progress = Callable[[int, int], None]
 
 
 def grade(
@@ -62,8 +59,8 @@ def grade(
     from stenosis_node.work.grade import grade_files, load_pipeline
 
     pipeline = load_pipeline(settings.grading)
-    with _progress(quiet=as_json) as progress:
-        studies = grade_files(paths, pipeline, settings, created=datetime.now(UTC), progress=progress)
+    with progress("reading slices", "read {done} of {total} slices", quiet=as_json) as told:
+        studies = grade_files(paths, pipeline, settings, created=datetime.now(UTC), progress=told)
     _warn_of_unreadable(paths)
     if not studies:
         raise PermanentError(f"{folder} holds {len(paths)} files and no readable DICOM image among them")
@@ -169,21 +166,6 @@ def _warn_of_unreadable(paths: tuple[Path, ...]) -> None:
 
 
 # --------------------------------------------------------------------------- what comes out
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, elsewhere a line per series, or nothing when ``quiet``; on stderr."""
-    screen = console(stderr=True)
-    if not screen.is_terminal:
-        yield lambda done, total: complain(f"read {done} of {total} slices") if done == total and not quiet else None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task("reading slices", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_study(study: GradedStudy, target: Path | None) -> None:
