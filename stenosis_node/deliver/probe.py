@@ -1,4 +1,4 @@
-"""Would a delivery work? C-ECHO, and which of our SOP classes the peer accepts, before any study arrives."""
+"""Would a delivery work? C-ECHO and the SOP classes the peer accepts, or a search, before any study arrives."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     EnhancedSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
 from stenosis_node.deliver.storing import UNCOMPRESSED
+from stenosis_node.deliver.web import reach
 from stenosis_node.errors import NodeError
 from stenosis_node.wire.association import associate, describe
+from stenosis_node.wire.commitment import PUSH_MODEL
 
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
+REPORT_CLASSES: Final = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
+"""SOP classes a report can be sent as, best first."""
 PROBED: Final = (
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EnhancedSRStorage,
+    *REPORT_CLASSES,
     BasicTextSRStorage,
     SecondaryCaptureImageStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    PUSH_MODEL,
 )
 
 
@@ -47,19 +52,44 @@ class AcceptedClass:
 class ProbeReport:
     """What a peer answered."""
 
+    peer: str
+    """How the peer is named in sentences."""
     echo_ok: bool
-    """C-ECHO was answered with Success."""
+    """C-ECHO was answered with Success; of a DICOMweb server: a search, or a request for its options."""
     seconds: float
     """From the connection request to the end of the association."""
     error: str | None
     """Why there was no association or no echo; None when all went well."""
     accepted: tuple[AcceptedClass, ...]
     refused: tuple[str, ...]
-    """Names of the SOP classes that were asked for and not accepted."""
+    """Names of the SOP classes that were asked for and not accepted; a DICOMweb server cannot be asked."""
+
+    @property
+    def report_class(self) -> str | None:
+        """SOP class a report would be sent as; None when that is not known."""
+        taken = {one.sop_class_uid for one in self.accepted}
+        return next((str(sop_class) for sop_class in REPORT_CLASSES if sop_class in taken), None)
 
 
 def probe(peer: Peer, *, calling_ae_title: str) -> ProbeReport:
     """Associate, echo, release. Never raises for what the peer does: ``error`` says it."""
+    return _probe_web(peer) if peer.protocol == "dicomweb" else _probe_dimse(peer, calling_ae_title)
+
+
+def _probe_web(peer: Peer) -> ProbeReport:
+    begin = time.monotonic()
+    error: str | None = None
+    try:
+        reach(peer)
+    except NodeError as failure:
+        error = str(failure)
+    seconds = time.monotonic() - begin
+    return ProbeReport(
+        peer=describe(peer), echo_ok=error is None, seconds=seconds, error=error, accepted=(), refused=()
+    )
+
+
+def _probe_dimse(peer: Peer, calling_ae_title: str) -> ProbeReport:
     contexts = [build_context(c, s) for c in PROBED for s in UNCOMPRESSED] + [build_context(VERIFICATION)]
     accepted: dict[str, list[str]] = {}
     error: str | None = None
@@ -83,6 +113,7 @@ def probe(peer: Peer, *, calling_ae_title: str) -> ProbeReport:
     except (RuntimeError, ValueError):
         error = f"{describe(peer)} ended the association before C-ECHO"
     return ProbeReport(
+        peer=describe(peer),
         echo_ok=echo_ok,
         seconds=time.monotonic() - begin,
         error=error,

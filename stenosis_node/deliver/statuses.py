@@ -1,10 +1,19 @@
-"""What the status of a C-STORE response means, and what follows from it (PS3.4 table B.2-1, PS3.7 annex C)."""
+"""What a peer answered for a document, what that means, and what follows (PS3.4 table B.2-1, PS3.7 annex C)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from stenosis_node.errors import PermanentError, TransientError
+
+CLASS_NOT_SUPPORTED: Final = 0x0122
+SLOWEST_BYTES_PER_S: Final = 50_000
+"""A connection that takes less counts as stuck."""
+
+
+class NoAnswer(TransientError):
+    """A document left, and nothing came back: the peer may have it."""
 
 
 class Verdict(NamedTuple):
@@ -12,6 +21,33 @@ class Verdict(NamedTuple):
 
     meaning: str
     error: type[TransientError | PermanentError] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to one attempt to store one document."""
+
+    status: int
+    """DIMSE status, failure or warning reason; the HTTP status where a DICOMweb peer gave none of these."""
+    said: str
+    """The status as sentences quote it."""
+    verdict: Verdict
+    comment: str = ""
+    """Of the peer: it may quote the patient."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStatus:
+    """What the peer answered for one document."""
+
+    sop_instance_uid: str
+    """Of the object that was sent: the document, or the alternative that took its place."""
+    status: int | None
+    """None: nothing, although the document left."""
+    text: str
+    """Meaning of the status, and the Error Comment of the peer, which may quote the patient: for the receipt alone."""
+    confirmed: bool
+    """Whether the peer has the document."""
 
 
 _EXACT: Final = {
@@ -30,7 +66,7 @@ _EXACT: Final = {
     0x0112: Verdict("no such SOP instance", PermanentError),
     0x0115: Verdict("invalid argument value", PermanentError),
     0x0117: Verdict("invalid SOP instance", PermanentError),
-    0x0122: Verdict("SOP class not supported", PermanentError),
+    CLASS_NOT_SUPPORTED: Verdict("SOP class not supported", PermanentError),
     0x0124: Verdict("not authorised", PermanentError),
     0x0211: Verdict("unrecognised operation", PermanentError),
     0x0212: Verdict("mistyped argument", PermanentError),

@@ -31,6 +31,8 @@ CALLED_NOT_RECOGNISED: Final = 7
 
 def describe(peer: Peer) -> str:
     """How a peer is named in sentences."""
+    if peer.protocol == "dicomweb":
+        return (peer.url or "").partition("?")[0]
     return f"{peer.ae_title} at {peer.host} port {peer.port}"
 
 
