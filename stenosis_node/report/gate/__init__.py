@@ -40,7 +40,7 @@ def faults(
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
 ) -> tuple[Fault, ...]:
     """Every broken rule."""
-    evidence = Evidence.gather(findings, series)
+    evidence = Evidence.gather(findings, series, sagittal.ref if isinstance(sagittal, SagittalSlice) else None)
     opened: list[Opened] = []
     found: list[Fault] = []
     for document in documents:

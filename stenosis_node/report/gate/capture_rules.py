@@ -59,8 +59,11 @@ def _compression(one: Opened, evidence: Evidence) -> Iterator[Fault]:
 def _sources(one: Opened, evidence: Evidence) -> Iterator[Fault]:
     items = list(one.ds.get("SourceImageSequence") or ())
     refs = [readback.reference(item) for item in items]
-    if not refs or not all(evidence.knows(ref) for ref in refs):
-        yield Fault("sources", f"{one.name}: Source Image Sequence does not name images of the study")
+    located = [ref for ref in refs if evidence.is_locator(ref)]
+    if not refs or not all(evidence.knows(ref) for ref in refs if ref not in located):
+        yield Fault("sources", f"{one.name}: Source Image Sequence does not name images of the graded series")
+    if len(located) > (one.document.kind is DocumentKind.SC_OVERVIEW):
+        yield Fault("locator", f"{one.name}: the sagittal slice has its place on the overview alone")
     if one.document.kind is DocumentKind.SC and len(refs) != 1:
         yield Fault("sources", f"{one.name}: an annotated image has exactly one source")
     for item in items:
@@ -72,7 +75,7 @@ def _sources(one: Opened, evidence: Evidence) -> Iterator[Fault]:
         for series in one.ds.get("ReferencedSeriesSequence") or ()
         for item in series.get("ReferencedInstanceSequence") or ()
     }
-    if by_series != {(evidence.series_of.get(ref[1], ""), ref[1]) for ref in refs}:
+    if by_series != {(evidence.owner(ref[1]), ref[1]) for ref in refs}:
         yield Fault("sources", f"{one.name}: Referenced Series Sequence and Source Image Sequence differ")
 
 

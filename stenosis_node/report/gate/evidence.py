@@ -21,6 +21,7 @@ from stenosis_node.domain import (
     Grade,
     GradedSlice,
     SliceFinding,
+    SliceRef,
     StudyFindings,
     finding_box,
 )
@@ -97,13 +98,15 @@ class Evidence:
     """SOP Instance UIDs of sources that were lossily compressed."""
     series_of: dict[str, str]
     """SOP Instance UID to Series Instance UID."""
+    locator: SliceRef | None
+    """The sagittal slice of the overview: no finding may ever refer to it."""
     gray: dict[Place, tuple[float, float, bool]]
     """(rescale slope, intercept, whether small values are bright) of slices; absent where a table does that."""
     patient: dict[str, frozenset[str]]
     """Keyword to the ways in which the bytes of the first source may be read."""
 
     @staticmethod
-    def gather(findings: StudyFindings, series: Sequence[AxialSeries]) -> Evidence:
+    def gather(findings: StudyFindings, series: Sequence[AxialSeries], locator: SliceRef | None = None) -> Evidence:
         """Index the evidence. Raises PermanentError when a received file is gone."""
         graded = {f.series_instance_uid for f in findings.series}
         pieces = [piece for one in series if one.series_instance_uid in graded for piece in one.slices]
@@ -129,6 +132,7 @@ class Evidence:
             sizes=sizes,
             lossy=frozenset(lossy),
             series_of={p.ref.sop_instance_uid: p.ref.series_instance_uid for p in pieces},
+            locator=locator,
             gray=gray,
             patient=patient,
         )
@@ -143,6 +147,17 @@ class Evidence:
         """Whether a reference names a slice of the study, with its class and frame."""
         piece = self.slices.get((ref[1], ref[2]))
         return piece is not None and piece.ref.sop_class_uid == ref[0]
+
+    def is_locator(self, ref: Ref) -> bool:
+        """Whether a reference names the sagittal slice of the overview."""
+        one = self.locator
+        return one is not None and ref == (one.sop_class_uid, one.sop_instance_uid, one.frame_number)
+
+    def owner(self, uid: str) -> str:
+        """Series Instance UID of an instance a document may refer to; empty for any other."""
+        if self.locator is not None and uid == self.locator.sop_instance_uid:
+            return self.locator.series_instance_uid
+        return self.series_of.get(uid, "")
 
     def slabs(self) -> dict[tuple[str, int], list[Place]]:
         """(series, slab) to its slices, head to foot."""

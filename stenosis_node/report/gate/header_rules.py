@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -141,9 +142,19 @@ def _safety(one: Opened, evidence: Evidence) -> Iterator[Fault]:
         yield Fault("network-score", f"{one.name}: a network score is called a probability")
     if any(LEVEL_NAME.search(text) for text in said):
         yield Fault("level-name", f"{one.name}: names a disc level, which axial images alone do not tell")
-    name = str(ds.get("PatientName") or "")
-    if len(name) > 3 and any(name in text for text in said):
-        yield Fault("patient-text", f"{one.name}: the patient's name stands outside its attribute")
+    if any(pattern.search(text) for pattern in _identifying(ds) for text in said):
+        yield Fault("patient-text", f"{one.name}: the patient's name or ID stands outside its attribute")
+
+
+def _identifying(ds: Dataset) -> Iterator[re.Pattern[str]]:
+    """Name and ID as they must not stand in a text; those too short to be told from other words are left out."""
+    for group in str(ds.get("PatientName") or "").split("="):
+        parts = [re.escape(part) for part in re.split(r"[\^ ]+", group) if part]
+        if len(parts) > 1 or len(group) > 5:
+            yield re.compile(r"(?<!\w)" + r"[\^ ,]+".join(parts) + r"(?!\w)")
+    number = str(ds.get("PatientID") or "")
+    if len(number) > 4:
+        yield re.compile(r"(?<![\w.])" + re.escape(number) + r"(?![\w.])")
 
 
 def _equipment(one: Opened) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from stenosis_node.domain import (
@@ -49,6 +50,9 @@ def _frame(report: Opened) -> Iterator[Fault]:
     root = report.root
     if root.template != "1500" or root.name != (codes.REPORT.value, codes.REPORT.scheme):
         yield Fault("template", "the root is not an Imaging Measurement Report of template 1500")
+    groups = [g for m in root.named(codes.MEASUREMENTS) for g in m.children]
+    if any(g.template != "1410" or g.name != (codes.GROUP.value, codes.GROUP.scheme) for g in groups):
+        yield Fault("template", "a measurement group is not one of template 1410")
     for name in (codes.LANGUAGE, codes.OBSERVER_TYPE, codes.DEVICE_UID, codes.PROCEDURE_REPORTED):
         if root.first(name) is None:
             yield Fault("context", f"{name.meaning} is missing")
@@ -128,10 +132,13 @@ def _algorithm(report: Opened) -> Iterator[Fault]:
 
 def _references(report: Opened, evidence: Evidence) -> Iterator[Fault]:
     used = {ref for item in report.root.walk() for ref in item.refs}
-    if not all(evidence.knows(ref) for ref in used):
+    if not all(evidence.knows(ref) or evidence.is_locator(ref) for ref in used):
         yield Fault("reference", "the report refers to an image that is not one of the graded series")
+    results = [i for name in (codes.MEASUREMENTS, codes.QUALITATIVE) for i in report.root.named(name)]
+    if any(evidence.is_locator(ref) for item in results for i in item.walk() for ref in i.refs):
+        yield Fault("locator", "a result stands on the sagittal slice, which only orients the reader")
     library = {ref for item in report.root.named(codes.IMAGE_LIBRARY) for i in item.walk() for ref in i.refs}
-    if {(ref[1], ref[2]) for ref in library} != set(evidence.slices):
+    if {(ref[1], ref[2]) for ref in library if not evidence.is_locator(ref)} != set(evidence.slices):
         yield Fault("library", "the image library does not hold exactly the images of the graded series")
     listed = {
         (str(study.get("StudyInstanceUID")), str(series.get("SeriesInstanceUID")), *readback.reference(item)[:2])
@@ -140,7 +147,7 @@ def _references(report: Opened, evidence: Evidence) -> Iterator[Fault]:
         for item in series.get("ReferencedSOPSequence") or ()
     }
     study_uid = evidence.study.study_instance_uid
-    if listed != {(study_uid, evidence.series_of.get(ref[1], ""), *ref[:2]) for ref in used}:
+    if listed != {(study_uid, evidence.owner(ref[1]), *ref[:2]) for ref in used}:
         yield Fault("evidence", "the evidence sequence is not exactly the set of images referred to")
 
 
@@ -149,6 +156,8 @@ def _tracking(groups: list[Item]) -> Iterator[Fault]:
     names = [name.text for g in groups if (name := g.first(codes.TRACKING_ID)) is not None and name.text]
     if len(uids) != len(groups) or len(names) != len(groups) or len(set(uids)) != len(uids):
         yield Fault("tracking", "measurement groups need a tracking identifier and a tracking UID of their own")
+    elif len(set(names)) != len(names):
+        yield Fault("tracking", "two measurement groups have the same tracking identifier")
 
 
 def place_of(group: Item) -> Place | None:
@@ -223,6 +232,7 @@ def _slice_group(group: Item, finding: SliceFinding, isolated: bool) -> Iterator
         numbers = [i for i in group.children if i.kind == "NUM"]
         if numbers and SCORE_OF.get(numbers[0].name) is not finding.grade:
             yield Fault("first-score", "the score of the predicted grade does not come first")
+    yield from _other_scores(group, finding)
     mark = group.first(codes.AGREEMENT)
     if (mark is not None) != isolated:
         yield Fault("isolated", "the mark of an isolated slice is missing or wrong")
@@ -239,6 +249,25 @@ def _slice_group(group: Item, finding: SliceFinding, isolated: bool) -> Iterator
     value = codes.CONTENT_VALUE[expected].value if expected is not None else None
     if (content.code[0] if content and content.code else None) != value:
         yield Fault("canal-content", "the content of the canal is not the one the network gave")
+
+
+def _other_scores(group: Item, finding: SliceFinding) -> Iterator[Fault]:
+    """Scores of location and content: those of the networks, and no content score without a content."""
+    expected: dict[codes.Code, float] = {}
+    match finding:
+        case GradedSlice() | CordSlice():
+            expected = {codes.CONTENT_SCORE: finding.content_score, codes.CANAL_SCORE: finding.box_score}
+        case NotGradable():
+            expected = {codes.CANAL_SCORE: finding.box_score} if finding.box_score is not None else {}
+        case _:
+            pass
+    for name in (codes.CONTENT_SCORE, codes.CANAL_SCORE):
+        said = [item.number for item in group.named(name)]
+        score = expected.get(name)
+        if len(said) != (score is not None) or any(
+            n is None or score is None or abs(n - 100 * score) > 0.006 for n in said
+        ):
+            yield Fault("other-scores", f"{name.meaning} is not the one the network gave")
 
 
 def _slabs(groups: list[Item], evidence: Evidence) -> Iterator[Fault]:
@@ -261,12 +290,25 @@ def _slabs(groups: list[Item], evidence: Evidence) -> Iterator[Fault]:
         yield Fault("slab", "not exactly one group per graded slab, with the worst grade of its images")
 
 
+def _slab_words(root: Item, evidence: Evidence) -> Iterator[Fault]:
+    """What is said of the slabs in words: their worst grades, or that stenosis is not excluded."""
+    sentences = [i.text for q in root.named(codes.QUALITATIVE) for i in q.named(codes.SLAB_RESULT)]
+    said = Counter(found[1] for text in sentences if (found := re.search(r"worst Schizas ([A-D])\b", text)))
+    worst = Counter(str(grade) for places in evidence.slabs().values() if (grade := evidence.worst(places)) is not None)
+    silent = [t for t in sentences if "worst Schizas" not in t and wording.NO_EXCLUSION not in t]
+    if said != worst or silent or not sentences:
+        yield Fault(
+            "slab-words", "the sentences on the slabs do not say their worst grades, or leave one without a word"
+        )
+
+
 def _overall(root: Item, evidence: Evidence) -> Iterator[Fault]:
     worst = evidence.worst(list(evidence.slices))
     expected = codes.SCHIZAS_VALUE[worst] if worst is not None else codes.NOT_GRADED
     said = [i.code for q in root.named(codes.QUALITATIVE) for i in q.named(codes.SCHIZAS_OVERALL)]
     if [c[:2] if c else None for c in said] != [(expected.value, expected.scheme)]:
         yield Fault("overall", "the overall grade is not the worst of all images")
+    yield from _slab_words(root, evidence)
     summary = root.first(codes.SUMMARY)
     top = [i for i in root.children if i.relationship == "CONTAINS"]
     if summary is None or not top or top[0] is not summary:
