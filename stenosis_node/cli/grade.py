@@ -29,7 +29,7 @@ from stenosis_node.domain import (
 from stenosis_node.errors import ConfigError, PermanentError
 
 if TYPE_CHECKING:
-    from stenosis_node.work.grade import GradedStudy
+    from stenosis_node.work.study import GradedStudy
 
 NAMED_FILES = 10
 """Unreadable files that are named one by one."""
@@ -56,7 +56,8 @@ def grade(
         _make_folder(out)
     settings = _settings(config, bundle)
     _keep_headers_out_of_warnings()
-    from stenosis_node.work.grade import grade_files, load_pipeline
+    from stenosis_node.work.grade import load_pipeline
+    from stenosis_node.work.study import grade_files
 
     pipeline = load_pipeline(settings.grading)
     with progress("reading slices", "read {done} of {total} slices", quiet=as_json) as told:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stenosis_node.domain import AxialSeries, SagittalSlice, SeriesReason, SliceRef, Vector
+from stenosis_node.errors import PermanentError
 from stenosis_node.series.contrast import kind_objections, sequence_objections
 from stenosis_node.series.geometry import center, field_of_view, geometry_of, plane_of
 from stenosis_node.series.headers import SeriesHeaders, SliceHeader
@@ -16,7 +17,7 @@ from stenosis_node.series.reading import decode
 from stenosis_node.series.region import named_region
 from stenosis_node.series.selection import MIN_MATRIX
 
-NO_LOCATOR: Final = "no sagittal T2 series shares the frame of reference of the axial images"
+NO_LOCATOR: Final = "no readable sagittal T2 series shares the frame of reference of the axial images"
 SECOND_BEST: Final = frozenset({SeriesReason.FAT_SUPPRESSED, SeriesReason.STIR, SeriesReason.THREE_DIMENSIONAL})
 """Kinds of T2 that orient a reader too, when there is no plain one."""
 MAX_TURN_DEG: Final = 30.0
@@ -59,33 +60,42 @@ def find_sagittal(
 ) -> SagittalSlice | str:
     """The slice of the locator series nearest the middle of the canal, or why there is none (part of a sentence).
 
-    canal   where the canal was found, patient coordinates; without it the middles of the axial images stand in
+    canal   where the canal was found, patient coordinates; without it the middles of the axial images stand in, or
+            that of the sagittal ones
     raises  PermanentError, TransientError when a received file is gone or cannot be had
     """
-    points = list(canal) or [point for image in images if (point := _middle(image)) is not None]
     slices, _ = _sagittal_slices(locator)
-    if not points or not slices:
-        return NO_LOCATOR
-    middle = np.median(np.asarray(points, dtype=np.float64), axis=0)
-    problem = ""
+    points = list(canal) or [point for image in images if (point := _middle(image)) is not None]
+    points = points or [geometry_of(piece).to_patient(piece.columns / 2, piece.rows / 2) for piece in slices]
+    middle = np.median(np.asarray(points), axis=0)
     for piece in sorted(slices, key=lambda piece: (round(_distance_mm(piece, middle), 3), piece.order_key))[:TRIES]:
         found = _load(piece)
         if isinstance(found, SagittalSlice):
             return found
-        problem = problem or found
-    return problem
+    return NO_LOCATOR
 
 
-def read_sagittal(locator: SeriesHeaders, ref: SliceRef) -> SagittalSlice | str:
-    """The slice an earlier result used, or why it cannot be had. Raises as :func:`find_sagittal` does."""
-    piece = next((piece for piece in locator.slices if piece.ref == ref and piece.geometry is not None), None)
-    return "the sagittal image used before is not there any more" if piece is None else _load(piece)
+def read_sagittal(locator: SeriesHeaders | None, ref: SliceRef) -> SagittalSlice:
+    """The slice an earlier step settled on.
+
+    locator  its series; None when it is not there any more
+    raises   PermanentError when the slice cannot be had; as :func:`find_sagittal` does
+    """
+    pieces = locator.slices if locator is not None else ()
+    piece = next((piece for piece in pieces if piece.ref == ref and piece.geometry is not None), None)
+    found = "it is not there any more" if piece is None else _load(piece)
+    if isinstance(found, str):
+        raise PermanentError(
+            f"the sagittal image {ref.sop_instance_uid}, which the result shows, cannot be read: {found}; "
+            "send the study again, then retry the job"
+        )
+    return found
 
 
 def _load(piece: SliceHeader) -> SagittalSlice | str:
     ((_, (pixels, fault)),) = decode([piece])
     if pixels is None:
-        return f"the sagittal T2 image cannot be read: {fault}"
+        return fault or "no pixels"
     return SagittalSlice(piece.ref, piece.path.absolute(), geometry_of(piece), pixels)
 
 
@@ -130,7 +140,7 @@ def _distance_mm(piece: SliceHeader, point: _Array) -> float:
 
 
 def _middle(image: AxialSeries) -> Vector | None:
-    """Mean of the centres of the slices of a series."""
+    """Mean of the middles of the decoded slices of a series."""
     centers = [
         piece.geometry.to_patient(piece.pixels.shape[1] / 2, piece.pixels.shape[0] / 2)
         for piece in image.slices

@@ -1,4 +1,4 @@
-"""The grading worker, and its middle block, which needs neither database nor sockets.
+"""The grading worker.
 
 Every step leaves something durable or nothing: a worker that dies is followed by another that repeats the step with the
 same result. Findings are stored before a document is composed from them, documents before the job says GRADED.
@@ -10,25 +10,18 @@ import faulthandler
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
 
-from stenosis_node import __version__, report, series
+from stenosis_node import report, series
 from stenosis_node.config import Config, Grading
 from stenosis_node.domain import (
     AxialSeries,
-    BundleIdentity,
     Decision,
     Document,
     DocumentKind,
     JobState,
-    RejectionReason,
-    SeriesDecision,
-    SeriesFindings,
     SliceRef,
     StudyFindings,
 )
@@ -38,17 +31,9 @@ from stenosis_node.jobs import DocumentRow, JobDetail, JobStore, Lease, PeerSpec
 from stenosis_node.spool import Spool
 from stenosis_node.work.keeper import LeaseKeeper, work_until
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
+from stenosis_node.work.study import Grader, Selection, find, findings_key, no_candidate, sagittal_of, select
 
 log = logging.getLogger("stenosis_node.work.grade")
-
-
-class Grader(Protocol):
-    """What the worker needs of :class:`grading.pipeline.Pipeline`."""
-
-    @property
-    def identity(self) -> BundleIdentity: ...
-
-    def grade(self, series: AxialSeries, *, progress: Callable[[int, int], None] | None = None) -> SeriesFindings: ...
 
 
 def load_pipeline(settings: Grading) -> Grader:
@@ -65,109 +50,6 @@ def load_pipeline(settings: Grading) -> Grader:
     )
 
 
-# --------------------------------------------------------------------------- the middle block
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The series of one study: every decision, and the headers of the chosen ones."""
-
-    study_instance_uid: str
-    decisions: tuple[SeriesDecision, ...]
-    chosen: tuple[series.SeriesHeaders, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GradedStudy:
-    """What came of one study on disk. Without a candidate there are decisions only."""
-
-    study_instance_uid: str
-    decisions: tuple[SeriesDecision, ...]
-    series: tuple[AxialSeries, ...] = ()
-    findings: StudyFindings | None = None
-    documents: tuple[Document, ...] = ()
-
-
-def grade_files(
-    paths: Iterable[Path],
-    pipeline: Grader,
-    config: Config,
-    *,
-    created: datetime,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[GradedStudy, ...]:
-    """Grade the studies these files belong to, ordered by Study Instance UID. No database, no sockets.
-
-    created   all times in the documents come from it
-    progress  gets (slices done, slices in all) for each series
-    raises    PermanentError when our own documents do not pass the check
-    """
-    return tuple(
-        _grade_study(selection, pipeline, config, created=created, progress=progress)
-        for selection in select(series.scan(paths))
-    )
-
-
-def _grade_study(
-    selection: Selection,
-    pipeline: Grader,
-    config: Config,
-    *,
-    created: datetime,
-    progress: Callable[[int, int], None] | None,
-) -> GradedStudy:
-    if not selection.chosen:
-        return GradedStudy(selection.study_instance_uid, selection.decisions)
-    images = tuple(series.read(headers) for headers in selection.chosen)
-    findings = find(selection, images, pipeline, progress)
-    context = report.ReportContext(
-        key=report.content_key(findings, config.report),
-        created=created,
-        settings=config.report,
-        ae_title=config.receive.ae_title,
-    )
-    documents = report.compose(findings, images, context)
-    report.check(documents, findings, images)
-    return GradedStudy(selection.study_instance_uid, selection.decisions, images, findings, documents)
-
-
-def select(scan: series.Scan) -> tuple[Selection, ...]:
-    """Choose per study. One selection per study that was found, ordered by Study Instance UID."""
-    selections = []
-    for study in sorted({headers.study_instance_uid for headers in scan.series}):
-        headers = [h for h in scan.series if h.study_instance_uid == study]
-        decisions = series.choose(headers)
-        graded = {d.series_instance_uid for d in decisions if d.decision is Decision.GRADED}
-        chosen = tuple(h for h in headers if h.series_instance_uid in graded)
-        selections.append(Selection(study, decisions, chosen))
-    return tuple(selections)
-
-
-def find(
-    selection: Selection,
-    images: Sequence[AxialSeries],
-    pipeline: Grader,
-    progress: Callable[[int, int], None] | None = None,
-) -> StudyFindings:
-    """Grade the chosen series of a study, one after the other."""
-    return StudyFindings(
-        selection.study_instance_uid,
-        tuple(pipeline.grade(image, progress=progress) for image in images),
-        pipeline.identity,
-        __version__,
-        selection.decisions,
-    )
-
-
-def findings_key(images: Sequence[AxialSeries], bundle: BundleIdentity) -> str:
-    """Hex SHA-256 under which findings are stored: study, slices (in any order), weights and software."""
-    slices = sorted((s.ref.sop_instance_uid, s.ref.frame_number or 0) for image in images for s in image.slices)
-    text = "\n".join(
-        (images[0].study_instance_uid, *(f"{uid} {frame}" for uid, frame in slices), bundle.digest, __version__)
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def revision_key(content_key: str, revision: int, predecessors: Sequence[report.Predecessor]) -> str:
     """Hex digest under which the documents of a revision are stored.
 
@@ -178,16 +60,6 @@ def revision_key(content_key: str, revision: int, predecessors: Sequence[report.
         return content_key
     parts = (content_key, str(revision), *(one.sop_instance_uid for one in predecessors))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
-def no_candidate(decisions: Sequence[SeriesDecision]) -> StudyRejected:
-    """Why a study without a series to grade ends REJECTED, in words an administrator can check."""
-    reasons = sorted({decision.reason.value for decision in decisions})
-    found = f"{len(decisions)} series: {', '.join(reasons)}" if decisions else "no readable series"
-    return StudyRejected(RejectionReason.NO_CANDIDATE, f"no axial T2 series of the lumbar spine among {found}")
-
-
-# --------------------------------------------------------------------------- the worker
 
 
 class GradeWorker:
@@ -228,17 +100,17 @@ class GradeWorker:
     def _grade(self, lease: Lease, keeper: LeaseKeeper) -> None:
         """RECEIVED to GRADED or REJECTED. Whatever goes wrong is raised; nothing of it is half done."""
         received = {self._spool.instance_path(one.path): one for one in self._store.instances(lease.job_id)}
-        scan = series.scan(received)
+        scan = series.scan(received, {path: one.calling_ae_title for path, one in received.items()})
         for file in scan.unreadable:
             if file.fault is not None:
                 raise file.fault.for_instance(received[file.path].sop_instance_uid) from file.fault
             log.warning("%s %s", file.path.name, file.reason, extra={"event": "unreadable_file", "job": lease.job_id})
         selection = next(
-            (found for found in select(scan) if found.study_instance_uid == lease.study_instance_uid),
+            (found for found in self._select(lease, scan) if found.study_instance_uid == lease.study_instance_uid),
             Selection(lease.study_instance_uid, (), ()),
         )
         lost = {_ref(received[file.path]): file for file in scan.unreadable}
-        if selection.chosen:
+        if selection.reported:
             self._store.record_decisions(lease, selection.decisions)
             self._make_result(lease, keeper, selection, lost)
         else:
@@ -247,6 +119,13 @@ class GradeWorker:
             log.info("job %d rejected: %s", lease.job_id, rejected, extra={"event": "rejected"})
         failpoint("grade.advanced")
 
+    def _select(self, lease: Lease, scan: series.Scan) -> tuple[Selection, ...]:
+        """Choose, with the locator that was decided before, if any."""
+        detail = self._store.job(lease.job_id)
+        before = detail.series if detail is not None else ()
+        locator = next((one.series_instance_uid for one in before if one.decision is Decision.LOCATOR), "")
+        return select(scan, self._config.series.rules, locator=locator)
+
     def _make_result(
         self,
         lease: Lease,
@@ -254,18 +133,20 @@ class GradeWorker:
         selection: Selection,
         lost: Mapping[SliceRef, series.UnreadableFile],
     ) -> None:
-        images = tuple(series.read(headers, lost) for headers in selection.chosen)
+        images = tuple(series.read(headers, lost, decision=decision) for headers, decision in selection.reported)
         keeper.check()
         failpoint("grade.read")
-        chosen_key = findings_key(images, self._pipeline.identity)
+        refused = [headers.series_instance_uid for headers, _ in selection.decided(Decision.NOT_GRADABLE)]
+        chosen_key = findings_key(images, self._pipeline.identity, refused)
         findings = self._find(selection, images, keeper, chosen_key)
         keeper.check()
         failpoint("grade.found")
         context = self._context(lease, report.content_key(findings, self._config.report))
         documents = self._spool.documents(context.key)
         if documents is None:
-            documents = report.compose(findings, images, context)
-            report.check(documents, findings, images)
+            sagittal = sagittal_of(selection, findings)
+            documents = report.compose(findings, images, context, sagittal)
+            report.check(documents, findings, images, sagittal)
             documents = self._spool.put_documents(context.key, documents)
         failpoint("grade.composed")
         self._store.advance_graded(
@@ -273,10 +154,12 @@ class GradeWorker:
             result_key=context.key,
             chosen_key=chosen_key,
             documents=[_row(one) for document in documents for one in (document, *document.alternatives)],
-            peers=[PeerSpec(name, peer.required) for name, peer in self._config.peers.items()],
+            peers=[PeerSpec(name, peer.required) for name, peer in self._config.peers.items() if peer.results],
+            bundle=self._pipeline.identity,
         )
         log.info(
-            "job %d graded: %d series, %d documents", lease.job_id, len(images), len(documents),
+            "job %d graded: %d series, %d not gradable, %d documents",
+            lease.job_id, len(images) - len(refused), len(refused), len(documents),
             extra={"event": "graded"},
         )  # fmt: skip
 

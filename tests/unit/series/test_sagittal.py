@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from stenosis_node.domain import Decision, SagittalSlice, SeriesReason
+from stenosis_node.errors import PermanentError
 from stenosis_node.series import NO_LOCATOR, SeriesHeaders, choose, find_sagittal, read, read_sagittal
 from tests.unit.series.builder import headers_of, uid, write_series
 
@@ -101,7 +103,7 @@ def test_the_slice_in_the_middle_of_the_axial_images(tmp_path: Path) -> None:
     assert isinstance(found, SagittalSlice)
     assert found.geometry.position[0] == pytest.approx(0)
     assert float(found.pixels.flat[0]) == 3
-    assert read_sagittal(locator, found.ref).pixels.tolist() == found.pixels.tolist()  # type: ignore[union-attr]
+    assert read_sagittal(locator, found.ref).pixels.tolist() == found.pixels.tolist()
 
 
 def test_the_slice_in_the_middle_of_the_canal(tmp_path: Path) -> None:
@@ -129,8 +131,26 @@ def test_why_there_is_none(tmp_path: Path) -> None:
     for path in write_sagittal(tmp_path):
         path.write_bytes(path.read_bytes()[:-2000])
     locator, axial = parts(tmp_path)
-    assert str(find_sagittal(locator, [read(axial)])).startswith("the sagittal T2 image cannot be read: its pixel data")
-    assert find_sagittal(locator, []) == NO_LOCATOR
-    first = locator.slices[0].ref
-    gone = locator.slices[0].ref.__class__(first.series_instance_uid, first.sop_class_uid, "1.2", None)
-    assert read_sagittal(locator, gone) == "the sagittal image used before is not there any more"
+    assert find_sagittal(locator, [read(axial)]) == NO_LOCATOR
+
+
+def test_axial_slices_that_were_not_decoded_do_not_pull_it_aside(tmp_path: Path) -> None:
+    write_series(tmp_path, PatientPosition="HFP")
+    write_sagittal(tmp_path)
+    headers = headers_of(tmp_path)
+    decisions = {d.decision: (d, h) for d, h in zip(choose(headers), headers, strict=True)}
+    refused, axial = decisions[Decision.NOT_GRADABLE]
+    found = find_sagittal(decisions[Decision.LOCATOR][1], [read(axial, decision=refused)])
+    assert isinstance(found, SagittalSlice)
+    assert found.geometry.position[0] == pytest.approx(0)
+
+
+def test_a_slice_that_was_settled_on_and_is_gone_is_an_error(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    write_sagittal(tmp_path)
+    locator, _ = parts(tmp_path)
+    gone = replace(locator.slices[0].ref, sop_instance_uid="1.2")
+    with pytest.raises(PermanentError, match=r"sagittal image 1\.2, .* is not there any more; send the study again"):
+        read_sagittal(locator, gone)
+    with pytest.raises(PermanentError):
+        read_sagittal(None, gone)

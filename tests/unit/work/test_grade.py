@@ -13,14 +13,16 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
 from stenosis_node import series
-from stenosis_node.config import Peer
-from stenosis_node.domain import DocumentKind, JobState, SeriesDecision
+from stenosis_node.config import Peer, Series, SeriesRule
+from stenosis_node.domain import Decision, DocumentKind, JobState, SeriesDecision, SeriesReason, StudyFindings
 from stenosis_node.errors import PermanentError, TransientError
 from stenosis_node.jobs import DeliveryLease
 from stenosis_node.report import render_html
 from stenosis_node.series import choose
-from stenosis_node.work.grade import GradeWorker, grade_files
+from stenosis_node.work.grade import GradeWorker
+from stenosis_node.work.study import grade_files
 from tests.acceptance.studies import Study
+from tests.unit.completeness import conclude_checks
 from tests.unit.work.conftest import Bench
 
 GO_ON = threading.Event()
@@ -28,6 +30,8 @@ GO_ON = threading.Event()
 
 
 def worker(bench: Bench) -> GradeWorker:
+    """A grader that finds every quiet study complete."""
+    conclude_checks(bench.store)
     return GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="grade@test")
 
 
@@ -96,9 +100,11 @@ def test_a_disk_that_does_not_give_a_file_is_tried_later(
         break_disk()
     else:
 
-        def choose_then_break(headers: Sequence[series.SeriesHeaders]) -> tuple[SeriesDecision, ...]:
+        def choose_then_break(
+            headers: Sequence[series.SeriesHeaders], rules: Sequence[SeriesRule], *, locator: str
+        ) -> tuple[SeriesDecision, ...]:
             break_disk()
-            return choose(headers)
+            return choose(headers, rules, locator=locator)
 
         monkeypatch.setattr(series, "choose", choose_then_break)
 
@@ -167,6 +173,113 @@ def test_a_late_slice_of_the_graded_series_is_a_revision(bench: Bench, study: St
     assert [result.revision for result in bench.job(study.uid).results] == [1, 2]
 
 
+def test_an_axial_t2_series_that_cannot_be_graded_gets_a_report_that_says_so(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    for path in study.files:
+        dataset = dcmread(path)
+        dataset.PatientPosition = "HFP"
+        dataset.save_as(path)
+    bench.receive(*study.files)
+
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert job.job.state is JobState.DELIVERED
+    assert [one.decision for one in job.series] == [Decision.NOT_GRADABLE]
+    documents = bench.spool.documents(job.results[0].result_key)
+    assert documents is not None
+    assert DocumentKind.SC not in {document.kind for document in documents}
+    assert documents[-1].kind is DocumentKind.SR
+    assert "the patient is prone (HFP)" in render_html(documents)
+
+
+def test_a_site_rule_about_the_sender_is_obeyed_and_changing_it_is_a_revision(bench: Bench, study: Study) -> None:
+    axial = study.axial(4)
+    other = study.series(7, "t2_tse_tra_upper", 4, orientation=[1, 0, 0, 0, 0.98, 0.2], te=104, tr=4000)
+    bench.receive(*study.files)
+    veto = SeriesRule(action="veto", calling_ae_title="^test$", series_description="upper", why="Not asked for.")
+    plain = bench.config
+    bench.config = plain.model_copy(update={"series": Series(rules=(veto,))})
+    worker(bench).step(GO_ON)
+
+    decisions = {one.series_instance_uid: one for one in bench.job(study.uid).series}
+    assert decisions[axial.uid].decision is Decision.GRADED
+    assert decisions[other.uid].reason is SeriesReason.SITE_RULE
+    assert "Not asked for." in decisions[other.uid].sentence
+
+    bench.config = plain
+    bench.receive(study.sagittal(1).paths[0])
+    worker(bench).step(GO_ON)
+    assert [result.revision for result in bench.job(study.uid).results] == [1, 2]
+
+
+def test_a_series_that_becomes_gradable_is_graded_anew(bench: Bench, study: Study) -> None:
+    """The slices are the same, so only the decision tells the findings apart."""
+    study.axial(4)
+    for path in study.files:
+        dataset = dcmread(path)
+        dataset.PatientPosition = "HFP"
+        dataset.save_as(path)
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    pin = SeriesRule(action="pin", series_description="t2_tse_tra", why="The header is wrong.")
+    bench.config = bench.config.model_copy(update={"series": Series(rules=(pin,))})
+    bench.receive(study.sagittal(1).paths[0])
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert [result.revision for result in job.results] == [1, 2]
+    assert DocumentKind.SC in {row.kind for row in job.results[1].documents}
+
+
+def test_the_locator_is_settled_once(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    first = study.sagittal(5)
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    result = bench.job(study.uid).results[0]
+    stored = bench.spool.findings(result.chosen_key)
+    assert stored is not None
+    locator = StudyFindings.from_json(stored).locator
+    assert locator is not None
+    assert locator.sop_instance_uid == dcmread(first.paths[1]).SOPInstanceUID  # 2.2 mm off the middle of the canal
+    before = bench.spool.documents(result.result_key)
+
+    later = study.series(8, "t2_tse_sag_rpt", 5, orientation=[0, 1, 0, 0, 0, -1], te=100, tr=3500)
+    for path in later.paths:
+        dataset = dcmread(path)
+        dataset.SeriesTime = "230000"
+        dataset.save_as(path)
+    bench.spool.delete_result(result.result_key)
+    bench.receive(*later.paths)
+    worker(bench).step(GO_ON)
+
+    job = bench.job(study.uid)
+    assert [one.revision for one in job.results] == [1]
+    assert [one.series_instance_uid for one in job.series if one.decision is Decision.LOCATOR] == [first.uid]
+    assert bench.spool.documents(result.result_key) == before
+
+
+def test_a_sagittal_series_that_comes_after_the_result_makes_no_new_one(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    bench.receive(*study.sagittal(5).paths)
+    worker(bench).step(GO_ON)
+    assert bench.pipeline.calls == 1
+    assert [one.revision for one in bench.job(study.uid).results] == [1]
+
+
+def test_a_peer_that_is_only_asked_gets_no_results(bench: Bench, study: Study) -> None:
+    study.axial(4)
+    asked = Peer(ae_title="Q", host="127.0.0.1", port=1, results=False)
+    bench.config = bench.config.model_copy(update={"peers": {"q": asked}})
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    job = bench.job(study.uid)
+    assert (job.job.state, job.deliveries) == (JobState.DELIVERED, ())
+
+
 def send_all(bench: Bench) -> tuple[DeliveryLease, set[str]]:
     """Confirm what peer ``p`` does not have yet; the delivery, and the documents it was about."""
     lease = bench.store.claim_delivery("p", worker="deliver@test", lease_s=60, max_attempts=9)
@@ -214,7 +327,7 @@ def test_going_back_to_earlier_weights_is_a_revision_that_is_sent(bench: Bench, 
 
     third, sent = send_all(bench)
     assert third.revision == 3
-    assert len(sent) == 6
+    assert len(sent) == 7
     earlier = {report_of(bench, lease.result_key).SOPInstanceUID for lease in (first, second)}
     assert predecessors(report_of(bench, third.result_key)) == earlier
 
