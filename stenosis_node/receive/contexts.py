@@ -1,4 +1,5 @@
-"""Which presentation contexts are accepted: every storage one that is asked for, in every transfer syntax.
+"""Which presentation contexts are accepted: every storage one that is asked for, in every transfer syntax, and
+storage commitment for the reports of peers that we asked to commit.
 
 A PACS routes whole studies, and a refused context makes it mark the route as failed. The bytes are only stored, so a
 SOP class or transfer syntax nobody knows (private, retired, newer than our libraries) is as good as any other. The
@@ -16,17 +17,30 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import ServiceClass, StorageServiceClass, VerificationServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
+from stenosis_node.wire.commitment import PUSH_MODEL
 
-def supported_contexts(requested: Iterable[PresentationContext]) -> list[PresentationContext]:
+
+def supported_contexts(
+    requested: Iterable[PresentationContext], *, commitment_reports: bool = False
+) -> list[PresentationContext]:
     """One supported context per storage (or unknown) SOP class asked for, and Verification.
 
     Transfer syntaxes in the order we prefer them: Explicit VR LE, compressed, Implicit VR LE, the rest.
+
+    commitment_reports  take storage commitment too: with the requestor as provider, which then sends N-EVENT-REPORT
     """
     wanted: dict[UID, dict[UID, None]] = {}
     for context in requested:
-        if context.abstract_syntax and context.transfer_syntax and _is_accepted(context.abstract_syntax):
-            wanted.setdefault(context.abstract_syntax, {}).update(dict.fromkeys(context.transfer_syntax))
-    return [build_context(sop_class, sorted(syntaxes, key=_preference)) for sop_class, syntaxes in wanted.items()]
+        sop_class = context.abstract_syntax
+        if not sop_class or not context.transfer_syntax:
+            continue
+        if _is_accepted(sop_class) or (commitment_reports and sop_class == PUSH_MODEL):
+            wanted.setdefault(sop_class, {}).update(dict.fromkeys(context.transfer_syntax))
+    supported = [build_context(sop_class, sorted(syntaxes, key=_preference)) for sop_class, syntaxes in wanted.items()]
+    for context in supported:
+        if context.abstract_syntax == PUSH_MODEL:
+            context.scu_role, context.scp_role = False, True  # as seen from the requestor
+    return supported
 
 
 def unknown_as_storage(requested: Iterable[PresentationContext]) -> dict[UID, SOPClassCommonExtendedNegotiation]:

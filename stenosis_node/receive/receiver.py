@@ -24,6 +24,7 @@ from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.receive.associations import OpenAssociation, OpenAssociations
 from stenosis_node.receive.commit import Arrival, Committer
+from stenosis_node.receive.commitment import CommitmentReports
 from stenosis_node.receive.contexts import supported_contexts, unknown_as_storage
 from stenosis_node.receive.listening import AssociationServer
 from stenosis_node.spool import PutOutcome, Spool
@@ -68,6 +69,7 @@ class Receiver:
         self._spool = spool
         self._store = store
         self._open = OpenAssociations(config.receive)
+        self._reports = CommitmentReports(config, store)
         self._stopping = threading.Event()
         self._server: AssociationServer | None = None
         self._committer = Committer(self._touch)
@@ -136,6 +138,7 @@ class Receiver:
             (evt.EVT_DATA_RECV, self._open.measure),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._reports.answer),
             (evt.EVT_RELEASED, self._on_closed, ["released"]),
             (evt.EVT_ABORTED, self._on_closed, ["aborted"]),
         ]
@@ -178,7 +181,9 @@ class Receiver:
             association.is_rejected = True
             association.kill()
             return
-        association.acceptor.supported_contexts = supported_contexts(_contexts(event))
+        association.acceptor.supported_contexts = supported_contexts(
+            _contexts(event), commitment_reports=self._reports.are_taken(association, calling)
+        )
         log.info("association from %s at %s accepted", calling, address, extra={"event": "association_accepted"})
 
     def _on_closed(self, event: evt.Event, how: str) -> None:

@@ -49,6 +49,11 @@ class LeaseKeeper:
         self._done.set()
         self._thread.join()
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether :meth:`check` would raise nothing."""
+        return not (self._lost.is_set() or self._stop.is_set())
+
     def check(self) -> None:
         """Raises LeaseLost once the lease went to someone else, Stopping once the process was asked to end."""
         if self._lost.is_set():
