@@ -134,11 +134,15 @@ class Orthanc:
     def captures(self, study_uid: str) -> list[Dataset]:
         return [ds for ds in self.of_study(study_uid).values() if ds.SOPClassUID == SECONDARY_CAPTURE]
 
-    def route(self, study_uid: str) -> None:
-        """C-STORE everything it holds of the study to the node, as a route of a PACS would."""
-        query = {"Level": "Study", "Query": {"StudyInstanceUID": study_uid}}
+    def route(self, study_uid: str, *, only: Iterable[str] | None = None) -> None:
+        """C-STORE to the node, as a route of a PACS would, what it holds of the study, or some instances of it."""
+        level = "Study" if only is None else "Instance"
+        query = {"Level": level, "Query": {"StudyInstanceUID": study_uid}, "Expand": True}
         found = json.loads(self._call("/tools/find", json.dumps(query).encode()))
-        self._call("/modalities/node/store", json.dumps(found).encode())
+        if only is not None:
+            uids = set(only)
+            found = [one for one in found if one["MainDicomTags"]["SOPInstanceUID"] in uids]
+        self._call("/modalities/node/store", json.dumps([one["ID"] for one in found]).encode())
 
     def _answers(self) -> bool:
         try:
