@@ -8,8 +8,8 @@ from stenosis_node.jobs.completeness import Completeness
 from stenosis_node.jobs.delivering import Delivering
 from stenosis_node.jobs.grading import Grading
 from stenosis_node.jobs.leases import CheckLease, CommitmentLease, DeliveryLease, Lease, WithdrawalLease
-from stenosis_node.jobs.peers import Peers
-from stenosis_node.jobs.reading import Reading
+from stenosis_node.jobs.peers import PeerCapability, Peers, PeerSummary
+from stenosis_node.jobs.reading import NodeStatus, Reading
 from stenosis_node.jobs.receiving import Receiving
 from stenosis_node.jobs.records import (
     MR_CLASSES,
@@ -20,10 +20,7 @@ from stenosis_node.jobs.records import (
     JobDetail,
     JobEvent,
     JobSummary,
-    NodeStatus,
-    PeerCapability,
     PeerSpec,
-    PeerSummary,
     PreviousResult,
     Purge,
     RecallTarget,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -34,6 +34,9 @@ from stenosis_node.jobs.records import (
     split_alternatives,
 )
 from stenosis_node.jobs.schema import delivery, document, instance, job, result, series
+
+REJECTED: Final = "the study was rejected"
+"""Why a delivery was cancelled; if the study has its result again after all, it is made."""
 
 
 class Grading(Database):
@@ -167,6 +170,7 @@ class Grading(Database):
                 if latest.withdrawn_at is not None:
                     return _still_withdrawn(connection, latest, now)
                 set_job(connection, row.id, **done)
+                _revive_deliveries(connection, latest.id, now)
                 connection.execute(
                     update(result).where(result.c.id == latest.id).values(purged_at=None, deleted_at=None)
                 )
@@ -224,7 +228,7 @@ class Grading(Database):
             now = self._now(connection, now)
             held_job(connection, lease)
             _write_decisions(connection, lease.job_id, decisions)
-            cancel_deliveries(connection, lease.job_id, "the study was rejected", now)
+            cancel_deliveries(connection, lease.job_id, REJECTED, now)
             set_job(
                 connection,
                 lease.job_id,
@@ -316,6 +320,12 @@ def _latest_result(connection: Connection, row: Row[Any]) -> Row[Any] | None:
     return connection.execute(
         select(result).where(result.c.job_id == row.id, result.c.revision == row.revision)
     ).first()
+
+
+def _revive_deliveries(connection: Connection, result_id: int, now: datetime) -> None:
+    cancelled = (delivery.c.state == DeliveryState.CANCELLED) & (delivery.c.message == REJECTED)
+    again = {"state": DeliveryState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
+    connection.execute(update(delivery).where(delivery.c.result_id == result_id, cancelled).values(**again))
 
 
 def _still_withdrawn(connection: Connection, latest: Row[Any], now: datetime) -> JobState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +18,46 @@ from stenosis_node.jobs.leases import (
     set_delivery,
     settle,
 )
-from stenosis_node.jobs.records import EventKind, PeerCapability, PeerSummary, WithdrawalState
+from stenosis_node.jobs.records import EventKind, WithdrawalState
 from stenosis_node.jobs.schema import delivery, job, peer, result, withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerCapability:
+    """What is remembered of a peer's abilities."""
+
+    report_class: str | None
+    """SOP class of the report that it took last."""
+    capability: Mapping[str, Any]
+    """As given to ``remember_capability``; empty when it was never probed."""
+    probed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSummary:
+    """The queue of one peer. Only deliveries that count are counted: of the latest result of a job that is not over."""
+
+    name: str
+    paused_at: datetime | None
+    paused_why: str | None
+    pending: int
+    waiting_commitment: int
+    failed: int
+    oldest_pending_at: datetime | None
+    """Since when the oldest pending delivery waits."""
+    pending_withdrawals: int
+    failed_withdrawals: int
+    by_hand: int
+    """Withdrawals that wait for an administrator of the peer."""
+    last_success_at: datetime | None
+    last_error: str | None
+    last_error_at: datetime | None
+    report_class: str | None
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is sent to it."""
+        return self.paused_at is not None
 
 
 class Peers(Database):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,14 +13,13 @@ from sqlalchemy import Connection, Row, func, literal_column, select
 from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesDecision, SeriesReason
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.grading import read_documents
-from stenosis_node.jobs.peers import summaries
+from stenosis_node.jobs.peers import PeerSummary, summaries
 from stenosis_node.jobs.records import (
     DeliverySummary,
     EventKind,
     JobDetail,
     JobEvent,
     JobSummary,
-    NodeStatus,
     Receipt,
     ResultSummary,
     Step,
@@ -28,6 +28,48 @@ from stenosis_node.jobs.records import (
     WithdrawalSummary,
 )
 from stenosis_node.jobs.schema import delivery, event, instance, job, receipt, result, series, withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """The state of the node at one moment."""
+
+    at: datetime
+    jobs: Mapping[JobState, int]
+    """Zeros included."""
+    peers: tuple[PeerSummary, ...]
+    oldest_waiting_at: datetime | None
+    """When the study that has waited longest for grading, or for the check before it, fell quiet."""
+    last_result_at: datetime | None
+    """None also when its documents are deleted."""
+    results_24h: int
+    rejected_24h: int
+    instances: int
+    """Received since the beginning, exact resends and instances of studies without MR not counted."""
+    instance_bytes: int
+    conflicts: int
+    """Times other bytes came under a known UID."""
+
+    @property
+    def failed(self) -> int:
+        """Jobs that need a human."""
+        return self.jobs[JobState.FAILED]
+
+    @property
+    def oldest_waiting_s(self) -> float:
+        """Age of :attr:`oldest_waiting_at`; 0 when nothing waits."""
+        return 0.0 if self.oldest_waiting_at is None else (self.at - self.oldest_waiting_at).total_seconds()
+
+    @property
+    def oldest_pending_s(self) -> float:
+        """Age of the delivery that has waited longest, of whichever peer; 0 when none waits."""
+        waiting = [one.oldest_pending_at for one in self.peers if one.oldest_pending_at is not None]
+        return (self.at - min(waiting)).total_seconds() if waiting else 0.0
+
+    @property
+    def paused_peers(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(one.name for one in self.peers if one.paused)
 
 
 class Reading(Database):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState, SeriesDecision
 from stenosis_node.errors import TransientError
@@ -329,83 +329,3 @@ class RecallTarget:
     """What the peer confirmed, by UID; empty when nothing has reached it, or none is known to have."""
     unanswered: tuple[DocumentRow, ...]
     """What was sent to it without an answer: it may have these too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerCapability:
-    """What is remembered of a peer's abilities."""
-
-    report_class: str | None
-    """SOP class of the report that it took last."""
-    capability: Mapping[str, Any]
-    """As given to ``remember_capability``; empty when it was never probed."""
-    probed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerSummary:
-    """The queue of one peer. Only deliveries that count are counted: of the latest result of a job that is not over."""
-
-    name: str
-    paused_at: datetime | None
-    paused_why: str | None
-    pending: int
-    waiting_commitment: int
-    failed: int
-    oldest_pending_at: datetime | None
-    """Since when the oldest pending delivery waits."""
-    pending_withdrawals: int
-    failed_withdrawals: int
-    by_hand: int
-    """Withdrawals that wait for an administrator of the peer."""
-    last_success_at: datetime | None
-    last_error: str | None
-    last_error_at: datetime | None
-    report_class: str | None
-
-    @property
-    def paused(self) -> bool:
-        """Whether nothing is sent to it."""
-        return self.paused_at is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStatus:
-    """The state of the node at one moment."""
-
-    at: datetime
-    jobs: Mapping[JobState, int]
-    """Zeros included."""
-    peers: tuple[PeerSummary, ...]
-    oldest_waiting_at: datetime | None
-    """When the study that has waited longest for grading, or for the check before it, fell quiet."""
-    last_result_at: datetime | None
-    """None also when its documents are deleted."""
-    results_24h: int
-    rejected_24h: int
-    instances: int
-    """Received since the beginning, exact resends and instances of studies without MR not counted."""
-    instance_bytes: int
-    conflicts: int
-    """Times other bytes came under a known UID."""
-
-    @property
-    def failed(self) -> int:
-        """Jobs that need a human."""
-        return self.jobs[JobState.FAILED]
-
-    @property
-    def oldest_waiting_s(self) -> float:
-        """Age of :attr:`oldest_waiting_at`; 0 when nothing waits."""
-        return 0.0 if self.oldest_waiting_at is None else (self.at - self.oldest_waiting_at).total_seconds()
-
-    @property
-    def oldest_pending_s(self) -> float:
-        """Age of the delivery that has waited longest, of whichever peer; 0 when none waits."""
-        waiting = [one.oldest_pending_at for one in self.peers if one.oldest_pending_at is not None]
-        return (self.at - min(waiting)).total_seconds() if waiting else 0.0
-
-    @property
-    def paused_peers(self) -> tuple[str, ...]:
-        """Names."""
-        return tuple(one.name for one in self.peers if one.paused)

@@ -214,6 +214,20 @@ def test_the_same_result_whose_delivery_had_failed_is_failed_again_not_forgotten
     assert claim_delivery(store, 51) is not None
 
 
+def test_the_same_result_after_a_rejection_is_delivered_after_all(store: JobStore) -> None:
+    graded(store, peers=("pacs", "archive"))
+    store.advance_delivery(claimed_delivery(store, 21), now=at(22))
+    receive(store, 2, 30)
+    store.reject(claimed(store, 45), reason="no-candidate", sentence="none", now=at(46))
+    assert claim_delivery(store, 47, "archive") is None
+    receive(store, 3, 50)
+
+    assert grade(store, claimed(store, 65), 66) == JobState.GRADED
+
+    assert claim_delivery(store, 67) is None, "it has everything"
+    assert store.advance_delivery(claimed_delivery(store, 67, "archive"), now=at(68)) == JobState.DELIVERED
+
+
 def test_a_new_result_supersedes_deliveries_that_are_not_done(store: JobStore) -> None:
     graded(store, peers=("pacs", "mirror"))
     store.advance_delivery(claimed_delivery(store, 21, "mirror"), now=at(22))
