@@ -166,13 +166,17 @@ def translated(peer: Peer, what: str) -> Iterator[None]:
         raise NoAnswer(f"{describe(peer)} did not answer for {what} in time, or broke off") from error
     except OSError as error:
         if peer.ca_file is not None and "CA certificate" in str(error):
-            raise PermanentError(
-                f"{peer.ca_file} cannot be read or holds no certificates: correct ca_file of the peer"
-            ) from error
+            raise _no_certificates(peer) from error
         raise NoAnswer(f"the connection to {describe(peer)} broke while {what} was sent") from error
 
 
+def _no_certificates(peer: Peer) -> PermanentError:
+    return PermanentError(f"{peer.ca_file} cannot be read or holds no certificates: correct ca_file of the peer")
+
+
 def _tls_error(peer: Peer, text: str) -> TransientError | PermanentError:
+    if peer.ca_file is not None and ("[X509" in text or "[PEM" in text):
+        return _no_certificates(peer)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = found.group(1) if (found := re.search(r"verify failed: ([^(\n]*?) ?\(", text)) else "unknown reason"
         return PermanentError(

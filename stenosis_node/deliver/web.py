@@ -70,7 +70,7 @@ class _Web:
         self._studies = f"{root}/studies"
         self._client = DICOMwebClient(root, session=session, chunk_size=1 << 40)  # with a length, never chunked
         self._client.set_http_retry_params(retry=False)  # when to try again is not the library's decision
-        for noisy in ("dicomweb_client", "urllib3"):
+        for noisy in ("dicomweb_client", "retrying", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what the peer did is in our errors
 
     def sendable(self, due: Sequence[Candidates]) -> Sequence[Candidates]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -77,9 +78,10 @@ def orthanc(folder: Path, **settings: Any) -> Iterator[tuple[int, str]]:
         yield port, f"http://127.0.0.1:{http}"
 
 
-def rest(url: str, body: Any = None) -> Any:
-    """Answer of Orthanc's REST API: parsed JSON, or bytes of a file."""
+def rest(url: str, body: Any = None, *, login: str | None = None) -> Any:
+    """Answer of Orthanc's REST API: parsed JSON, or bytes of a file. ``login``: user name, colon, password."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=20) as answer:
+    headers = {} if login is None else {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers), timeout=20) as answer:
         content = answer.read()
         return json.loads(content) if "json" in answer.headers.get("Content-Type", "") else content
