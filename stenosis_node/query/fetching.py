@@ -6,7 +6,7 @@ import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, cast
 
 from pydicom import uid as uids
@@ -18,7 +18,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
 
 from stenosis_node.config import Peer
-from stenosis_node.errors import NodeError, PermanentError
+from stenosis_node.errors import PermanentError
 from stenosis_node.query.conversation import (
     MOVE_DESTINATION_UNKNOWN,
     PENDING,
@@ -119,8 +119,8 @@ def get_instances(
 ) -> FetchOutcome:
     """Fetch the wanted instances over this association.
 
-    keep      called for each instance; a NodeError it raises is the answer "out of resources" to the peer, and is
-              raised again in the end
+    keep      called for each instance; what it raises is the answer "out of resources" to the peer, and is raised
+              again in the end
     progress  called with how many came and how many are wanted
 
     raises  PeerAway, TransientError, PermanentError (no C-GET there, or no storage context with us as provider); what
@@ -222,7 +222,7 @@ class _Receiving:
     wanted: int
     progress: Progress | None
     kept: int = 0
-    trouble: NodeError | None = field(default=None)
+    trouble: Exception | None = None
     watch: Watch | None = None
 
     def on_store(self, event: evt.Event) -> int:
@@ -261,12 +261,12 @@ class _Receiving:
                     chunks=(meta, dataset),
                 )
             )
-        except NodeError as error:
+            self.kept += 1
+            if self.progress is not None:
+                self.progress(self.kept, self.wanted)
+        except Exception as error:  # noqa: BLE001  pynetdicom would swallow it; who asked for the instances gets it
             self.trouble = self.trouble or error
             return OUT_OF_RESOURCES
-        self.kept += 1
-        if self.progress is not None:
-            self.progress(self.kept, self.wanted)
         return SUCCESS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,23 +17,21 @@ from tests.acceptance.processes import Node, Orthanc, send, wait_until
 from tests.acceptance.studies import PATIENT_ID, PATIENT_NAME, Study
 from tests.conftest import free_port
 
+Ran = subprocess.CompletedProcess[str]
+
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
-
-
-def make(folder: Path, bundle: Path, pacs: Orthanc, port: int, query: str) -> Node:
-    """A node that delivers to the PACS and may ask it, and a peer that is away."""
-    node = Node(folder, bundle, peers={"pacs": pacs.port}, port=port)
-    node.settings["peers.pacs"]["query"] = query
-    node.settings["peers.gone"] = {
-        "ae_title": "GONE", "host": "127.0.0.1", "port": free_port(), "query": "get", "results": False,
-        "required": False, "timeout_s": 1.0,
-    }  # fmt: skip
-    return node
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
-    server = make(tmp_path_factory.mktemp("node"), bundle, pacs, node_port, "get").start()
+    """A node that delivers to the PACS and asks it; and a peer that is away."""
+    server = Node(tmp_path_factory.mktemp("node"), bundle, peers={"pacs": pacs.port}, port=node_port)
+    server.settings["peers.pacs"]["query"] = "get"
+    server.settings["peers.gone"] = {
+        "ae_title": "GONE", "host": "127.0.0.1", "port": free_port(), "query": "get", "results": False,
+        "required": False, "timeout_s": 1.0,
+    }  # fmt: skip
+    server.start()
     yield server
     assert server.stop() == 0
 
@@ -153,10 +152,38 @@ def test_pull_says_what_is_wrong(node: Node, study: str, peer: str, code: int, s
     assert said in done.stderr.replace("\n", " ")
 
 
-def test_by_c_move_gaps_come_through_the_front_door(node: Node, pacs: Orthanc, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unserved(node: Node, pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Ran]]:
+    """A study pulled while no ``serve`` runs, by C-GET, then by C-MOVE, then by nothing; then a node with C-MOVE."""
+    study = Study(tmp_path_factory.mktemp("unserved") / "study")
+    study.axial(4)
+    in_pacs(study, pacs)
     node.stop()
-    node.settings["peers.pacs"]["query"] = "move"
+    ran = []
+    for query in ("get", "find", "move"):
+        node.settings["peers.pacs"]["query"] = query
+        node.write_config()
+        ran.append(node.cli("pull", "--study", study.uid, "--from", "pacs", "--wait"))
+    assert len(node.stored(study.uid)) == 4
     node.start()
+    return study, ran
+
+
+def test_without_serve_what_is_pulled_waits_for_it(unserved: tuple[Study, list[Ran]], node: Node) -> None:
+    study, (by_get, by_find, by_move) = unserved
+
+    assert by_get.returncode == 1
+    assert "is received, and no 'serve' works on" in by_get.stderr
+    assert by_find.returncode == 2
+    assert 'peers.pacs.query is "find": set it to "get"' in by_find.stderr
+    assert by_move.returncode == 1
+    assert "start 'stenosis-node serve' first" in by_move.stderr
+    assert len(node.wait_state(study.uid, JobState.DELIVERED).results) == 1
+
+
+def test_by_c_move_gaps_come_through_the_front_door(
+    unserved: tuple[Study, list[Ran]], node: Node, pacs: Orthanc, tmp_path: Path
+) -> None:
     routed, pulled = Study(tmp_path / "routed"), Study(tmp_path / "pulled")
     axial = routed.axial(5)
     pulled.axial(4)
@@ -171,36 +198,6 @@ def test_by_c_move_gaps_come_through_the_front_door(node: Node, pacs: Orthanc, t
     assert because(job) == "fetched 2 of 2 missing instances from pacs, which knows 5"
     for study in (routed, pulled):
         assert len(pacs.reports(study.uid)) == 1
-
-
-def test_without_serve_what_is_pulled_waits_for_it(bundle: Path, pacs: Orthanc, tmp_path: Path) -> None:
-    study = Study(tmp_path / "study")
-    study.axial(4)
-    in_pacs(study, pacs)
-    other = make(tmp_path / "other", bundle, pacs, free_port(), "get")
-    other.write_config()
-
-    pulled = other.cli("pull", "--study", study.uid, "--from", "pacs", "--wait")
-
-    assert pulled.returncode == 1
-    assert "no 'serve' works on" in pulled.stderr
-    assert len(other.stored(study.uid)) == 4
-    other.start()
-    try:
-        assert len(other.wait_state(study.uid, JobState.DELIVERED).results) == 1
-    finally:
-        assert other.stop() == 0
-
-    other.settings["peers.pacs"]["query"] = "move"
-    other.write_config()
-    refused = other.cli("pull", "--study", study.uid, "--from", "pacs")
-    assert refused.returncode == 1
-    assert "start 'stenosis-node serve' first" in refused.stderr
-    other.settings["peers.pacs"]["query"] = "find"
-    other.write_config()
-    wrong = other.cli("pull", "--study", study.uid, "--from", "pacs")
-    assert wrong.returncode == 2
-    assert 'set it to "get"' in wrong.stderr
 
 
 def test_no_patient_attribute_gets_into_the_log(partial: Study, node: Node) -> None:

@@ -26,6 +26,8 @@ class Archive:
     holds: list[Dataset] = field(default_factory=list)
     withheld: set[str] = field(default_factory=set)
     """SOP Instance UIDs it knows but cannot give."""
+    breaks_after: int | None = None
+    """Sub-operations of a C-GET before it hangs up."""
     delay_s: float = 0.0
     """Before each answer to C-FIND."""
     finds: int = 0
@@ -51,7 +53,10 @@ class Archive:
         uids = set(wanted.value if wanted.VM > 1 else [wanted.value])
         found = [ds for ds in self._of(event.identifier) if ds.SOPInstanceUID in uids - self.withheld]
         yield len(found)
-        for ds in found:
+        for n, ds in enumerate(found):
+            if n == self.breaks_after:
+                event.assoc.abort()
+                return
             self.given.append(ds.SOPInstanceUID)
             yield 0xFF00, ds
 
