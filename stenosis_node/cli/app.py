@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from stenosis_node.cli.doctor import doctor
+from stenosis_node.cli.explain import explain
 from stenosis_node.cli.grade import grade
 from stenosis_node.cli.init import init
 from stenosis_node.cli.jobs import cancel, job, jobs, retry
@@ -18,6 +19,7 @@ from stenosis_node.cli.peers import pause, peers, resume
 from stenosis_node.cli.probe import probe
 from stenosis_node.cli.pull import pull
 from stenosis_node.cli.recall import recall
+from stenosis_node.cli.report import report
 from stenosis_node.cli.serve import serve
 from stenosis_node.cli.status import status
 from stenosis_node.cli.version import version
@@ -76,6 +78,8 @@ for verb in (
     serve,
     status,
     grade,
+    explain,
+    report,
     jobs,
     job,
     retry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ from stenosis_node.domain import (
 from stenosis_node.errors import ConfigError, PermanentError
 
 if TYPE_CHECKING:
+    from stenosis_node.series import UnreadableFile
     from stenosis_node.work.study import GradedStudy
 
 NAMED_FILES = 10
@@ -51,18 +53,20 @@ def grade(
     as_json: AsJson = False,
 ) -> None:
     """Grade the studies in a folder. No network, no database."""
-    paths = _files(folder)
+    paths = files_in(folder)
     if out is not None:
         _make_folder(out)
     settings = _settings(config, bundle)
-    _keep_headers_out_of_warnings()
+    keep_headers_out_of_warnings()
     from stenosis_node.work.grade import load_pipeline
     from stenosis_node.work.study import grade_files
 
     pipeline = load_pipeline(settings.grading)
     with progress("reading slices", "read {done} of {total} slices", quiet=as_json) as told:
         studies = grade_files(paths, pipeline, settings, created=datetime.now(UTC), progress=told)
-    _warn_of_unreadable(paths)
+    from stenosis_node.series import scan
+
+    warn_of_unreadable(scan(paths).unreadable)
     if not studies:
         raise PermanentError(f"{folder} holds {len(paths)} files and no readable DICOM image among them")
     for study in studies:
@@ -127,7 +131,8 @@ def slice_json(finding: SliceFinding) -> dict[str, Any]:
 # --------------------------------------------------------------------------- what goes in
 
 
-def _files(folder: Path) -> tuple[Path, ...]:
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """Every file below a folder. Raises NotFound, ConfigError or PermanentError."""
     from stenosis_node.series import find_files
 
     if not folder.exists():
@@ -148,7 +153,7 @@ def _settings(config: Path | None, bundle: Path | None) -> Config:
     return load(config, overrides=grading if config is not None else {"spool": ".", **grading})
 
 
-def _keep_headers_out_of_warnings() -> None:
+def keep_headers_out_of_warnings() -> None:
     """The DICOM libraries quote header values in their warnings; the logging of the node silences those."""
     from stenosis_node.node.logs import set_up_logging
 
@@ -156,10 +161,8 @@ def _keep_headers_out_of_warnings() -> None:
         set_up_logging("grade", "WARNING")
 
 
-def _warn_of_unreadable(paths: tuple[Path, ...]) -> None:
-    from stenosis_node.series import scan
-
-    unreadable = scan(paths).unreadable
+def warn_of_unreadable(unreadable: Sequence[UnreadableFile]) -> None:
+    """Name the first files that were skipped, on stderr."""
     for file in unreadable[:NAMED_FILES]:
         complain(f"skipped {file.path}: {file.reason}")
     if len(unreadable) > NAMED_FILES:

@@ -26,6 +26,8 @@ STATE_STYLES = {
     "received": "cyan",
     "pending": "cyan",
     "rejected": "yellow",
+    "not-gradable": "yellow",
+    "locator": "cyan",
     "cancelled": "yellow",
     "failed": "bold red",
     "ok": "green",
@@ -53,7 +55,9 @@ def complain(text: str) -> None:
     console(stderr=True).print(text, soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, header: bool = True
+) -> Table:
     """A plain table. A cell with the name of a state gets its colour.
 
     columns  names; ``>`` before one aligns it right, ``=`` keeps its cells on one line
@@ -63,14 +67,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
     from rich.text import Text
 
     made = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+        box=SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        show_edge=False,
+        show_header=header,
     )
     for column in columns:
-        mark = column[0]
+        mark = column[:1]
         made.add_column(
             column.lstrip(">="),
             justify="right" if mark == ">" else "left",
-            no_wrap=mark in ">=",
+            no_wrap=mark in (">", "="),
             overflow="fold",
         )
     for row in rows:
