@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: one worker per job, nothing sent twice, no job forgotten."""
+"""Whatever happens in whatever order: one worker per job, nothing sent twice, no job forgotten, no recall undone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from stenosis_node.domain import DeliveryState, JobState
-from stenosis_node.errors import LeaseLost, PermanentError
-from stenosis_node.jobs import DeliveryLease, JobDetail, JobStore, Lease, PeerSpec, Step
+from stenosis_node.errors import LeaseLost, PermanentError, TransientError
+from stenosis_node.jobs import (
+    CheckLease,
+    CommitmentOutcome,
+    DeliveryLease,
+    JobDetail,
+    JobStore,
+    Lease,
+    PeerSpec,
+    Step,
+    WithdrawalState,
+)
 from tests.unit.jobs.conftest import empty
 from tests.unit.jobs.drive import CT, QUIET, at, claim, claim_delivery, document, receive
 
@@ -37,6 +47,9 @@ class Node(RuleBasedStateMachine):
         self.holder: dict[int, str] = {}  # job: token of who may advance it
         self.sender: dict[int, str] = {}  # delivery: likewise
         self.confirmed: dict[tuple[int, str], set[str]] = {}  # job and peer: what the peer confirmed
+        self.checks: list[CheckLease] = []
+        self.asked: list[tuple[str, int, str, str]] = []  # transaction, job, peer, document
+        self.paused: set[str] = set()
 
     # ----------------------------------------------------------------- reception
 
@@ -68,6 +81,37 @@ class Node(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
+    # ----------------------------------------------------------------- completeness
+
+    @rule()
+    def a_check_begins(self) -> None:
+        lease = self.store.claim_check(worker="checker", lease_s=60, now=at(self.now))
+        if lease is not None:
+            job = self.detail(lease.job_id).job
+            assert (job.state, job.complete_because) == (JobState.RECEIVED, None)
+            assert job.quiet_until <= at(self.now)
+            self.checks.append(lease)
+
+    @precondition(lambda self: self.checks)
+    @rule(age=ages, what=st.sampled_from(["conclude", "conclude", "fetch", "release"]))
+    def a_check_ends(self, age: int, what: str) -> None:
+        lease = self.checks[-1 - age % len(self.checks)]
+        before = self.detail(lease.job_id).job
+        now = at(self.now)
+        try:
+            match what:
+                case "conclude":
+                    concluded = self.store.conclude_check(lease, because="quiet", now=now)
+                    assert concluded or before.last_instance_at > lease.last_instance_at
+                case "fetch":
+                    self.store.postpone_check(lease, retry_at=now, sentence="fetched", fetched=True, now=now)
+                case _:
+                    self.store.release_check(lease)
+        except LeaseLost:
+            pass
+        else:
+            assert (before.state, before.complete_because) == (JobState.RECEIVED, None), "somebody else had the job"
+
     # ----------------------------------------------------------------- graders
 
     @rule()
@@ -84,6 +128,7 @@ class Node(RuleBasedStateMachine):
         lease = claim(self.store, self.now, max_attempts=MAX_ATTEMPTS)
         if lease is not None:
             assert lease.job_id not in held, "two workers have one job"
+            assert self.detail(lease.job_id).job.complete_because is not None
             assert lease.attempt <= MAX_ATTEMPTS
             self.leases.append(lease)
             self.holder[lease.job_id] = lease.token
@@ -116,6 +161,8 @@ class Node(RuleBasedStateMachine):
                     lease, result_key=key, chosen_key=key, documents=[document(f"8.{key}")], peers=PEERS, now=now
                 )
                 same = before is not None and before.result_key == key
+                if same and self.detail(lease.job_id).results[-1].withdrawn_at is not None:
+                    assert self.detail(lease.job_id).job.state == JobState.CANCELLED, "a recalled result is sent again"
                 revision = 0 if before is None else before.revision
                 assert self.detail(lease.job_id).job.revision == revision + (0 if same else 1)
             case "reject":
@@ -143,6 +190,7 @@ class Node(RuleBasedStateMachine):
         sending = claim_delivery(self.store, self.now, peer.name, max_attempts=MAX_ATTEMPTS)
         if sending is None:
             return
+        assert peer.name not in self.paused
         detail = self.detail(sending.job_id)
         assert detail.job.state in (JobState.GRADED, JobState.DELIVERED, JobState.FAILED)
         assert sending.revision == detail.job.revision, "an older result must not leave any more"
@@ -151,7 +199,7 @@ class Node(RuleBasedStateMachine):
         self.sender[sending.delivery_id] = sending.token
 
     @precondition(lambda self: self.sendings)
-    @rule(age=ages, what=st.sampled_from(["confirm", "refuse", "done", "fail", "retry", "release"]))
+    @rule(age=ages, what=st.sampled_from(["confirm", "refuse", "done", "sent", "sent", "fail", "retry", "release"]))
     def a_sender_acts(self, age: int, what: str) -> None:
         sending = self.sendings[-1 - age % len(self.sendings)]
         may = self.sender.get(sending.delivery_id) == sending.token
@@ -166,6 +214,10 @@ class Node(RuleBasedStateMachine):
                     self.store.record_document(sending, uid, status=0xA700, text="", now=now)
                 case "done":
                     self.store.advance_delivery(sending, now=now)
+                case "sent":
+                    self.store.record_document(sending, uid, status=0, text="", now=now)
+                    self.confirmed.setdefault((sending.job_id, sending.peer), set()).add(uid)
+                    self.store.advance_delivery(sending, commitment=True, now=now)
                 case "fail":
                     self.store.fail_delivery(sending, sentence="refused", now=now)
                 case "retry":
@@ -182,7 +234,99 @@ class Node(RuleBasedStateMachine):
             if what not in ("confirm", "refuse"):
                 del self.sender[sending.delivery_id]
 
+    # ----------------------------------------------------------------- commitment and withdrawals
+
+    @rule(peer=st.sampled_from(PEERS), wait_s=st.sampled_from([1, 1000]))
+    def commitment_is_asked_for(self, peer: PeerSpec, wait_s: float) -> None:
+        lease = self.store.claim_commitment(peer.name, worker="sender", lease_s=60, now=at(self.now))
+        if lease is None:
+            return
+        assert peer.name not in self.paused
+        assert lease.revision == self.detail(lease.job_id).job.revision
+        ((_, uid),) = lease.documents
+        assert uid in self.confirmed[lease.job_id, peer.name]
+        transaction = f"7.{len(self.asked)}"
+        self.asked.append((transaction, lease.job_id, peer.name, uid))
+        due = at(self.now + wait_s)
+        self.store.request_commitment(lease, transaction_uid=transaction, due_at=due, now=at(self.now))
+        self.sender[lease.delivery_id] = lease.token
+        self.store.release_commitment(lease)
+
+    @precondition(lambda self: self.asked)
+    @rule(age=ages, keeps=st.booleans())
+    def a_peer_answers(self, age: int, keeps: bool) -> None:
+        transaction, job_id, peer, uid = self.asked[-1 - age % len(self.asked)]
+        before = self.detail(job_id)
+        outcome = self.store.record_commitment(
+            transaction, committed=[uid] if keeps else [], failed={} if keeps else {uid: 0x0112}, now=at(self.now)
+        )
+        after = self.detail(job_id)
+        if outcome is CommitmentOutcome.INCOMPLETE:
+            self.confirmed[job_id, peer].discard(uid)
+        elif outcome is CommitmentOutcome.COMMITTED:
+            self.confirmed[job_id, peer].add(uid)
+        elif outcome is CommitmentOutcome.REPEATED:
+            assert before == after
+        for delivery in after.deliveries:
+            if delivery not in before.deliveries:
+                self.sender.pop(delivery.id, None)
+        if before.job.state in (JobState.RECEIVED, JobState.CANCELLED):
+            assert after.job == before.job, "an answer opens or ends nothing"
+
+    @rule(peer=st.sampled_from(PEERS), arrives=st.booleans())
+    def a_note_is_sent(self, peer: PeerSpec, arrives: bool) -> None:
+        lease = self.store.claim_withdrawal(
+            peer.name, worker="sender", lease_s=60, max_attempts=MAX_ATTEMPTS, now=at(self.now)
+        )
+        if lease is None:
+            return
+        assert peer.name not in self.paused
+        if arrives:
+            self.store.advance_withdrawal(lease, now=at(self.now))
+        else:
+            self.store.fail_withdrawal(lease, sentence="refused", now=at(self.now))
+
+    @rule(peer=st.sampled_from(PEERS))
+    def a_peer_is_paused_or_resumed(self, peer: PeerSpec) -> None:
+        if peer.name in self.paused:
+            self.paused.discard(peer.name)
+            self.store.resume_peer(peer.name, now=at(self.now))
+        else:
+            self.paused.add(peer.name)
+            self.store.pause_peer(peer.name, why="", now=at(self.now))
+
     # ----------------------------------------------------------------- the administrator
+
+    @rule(study=studies, note=st.sampled_from(["ee" * 8, None]))
+    def the_administrator_recalls(self, study: str, note: str | None) -> None:
+        found = self.store.job(study)
+        if found is None:
+            return
+        targets = self.store.recallable(job_id=found.job.id)
+        notes = {(one.result_id, one.peer): note for one in targets}
+        try:
+            self.store.recall(targets, why="wrong", notes=notes, now=at(self.now))
+        except TransientError:
+            assert any(d.worker is not None for d in found.deliveries)
+            return
+        detail = self.detail(found.job.id)
+        assert all(result.withdrawn_at is not None for result in detail.results)
+        withdrawn: dict[str, set[str]] = {}
+        for one in detail.withdrawals:
+            withdrawn.setdefault(one.peer, set()).update(one.sop_instance_uids)
+        for (job_id, peer), confirmed in self.confirmed.items():
+            if job_id == found.job.id:
+                assert confirmed <= withdrawn.get(peer, set()), "a peer keeps what was recalled"
+        self.forget_holders(found.job.id)
+
+    @rule(peer=st.sampled_from(PEERS))
+    def the_administrator_retries_a_peer(self, peer: PeerSpec) -> None:
+        self.store.retry_peer(peer.name, now=at(self.now))
+        assert not any(
+            one.state is WithdrawalState.FAILED and one.peer == peer.name
+            for detail in self.details()
+            for one in detail.withdrawals
+        )
 
     @rule(study=studies)
     def the_administrator_retries(self, study: str) -> None:
@@ -194,7 +338,7 @@ class Node(RuleBasedStateMachine):
         except PermanentError:
             assert found.job.state in (JobState.RECEIVED, JobState.GRADED, JobState.DELIVERED)
         else:
-            assert state in (JobState.RECEIVED, JobState.GRADED, JobState.DELIVERED)
+            assert state in (JobState.RECEIVED, JobState.GRADED, JobState.DELIVERED) or found.withdrawals
             if found.job.state == JobState.RECEIVED:
                 self.holder.pop(found.job.id, None)
 
@@ -231,13 +375,17 @@ class Node(RuleBasedStateMachine):
             latest = [d for d in detail.deliveries if d.revision == detail.job.revision]
             required = [d.state for d in latest if d.required]
             older = [d.state for d in detail.deliveries if d.revision < detail.job.revision]
-            assert DeliveryState.PENDING not in older
+            assert not {DeliveryState.PENDING, DeliveryState.SENT} & set(older)
+            for result in detail.results:
+                if result.withdrawn_at is not None:
+                    of_result = {d.state for d in detail.deliveries if d.revision == result.revision}
+                    assert of_result <= {DeliveryState.DELIVERED, DeliveryState.CANCELLED}
             match detail.job.state:
                 case JobState.DELIVERED:
                     assert required
                     assert set(required) == {DeliveryState.DELIVERED}
                 case JobState.GRADED:
-                    assert DeliveryState.PENDING in required
+                    assert {DeliveryState.PENDING, DeliveryState.SENT} & set(required)
                     assert DeliveryState.FAILED not in required
                 case JobState.FAILED if detail.job.failed_in == Step.DELIVER:
                     assert DeliveryState.FAILED in required
@@ -256,8 +404,16 @@ class Node(RuleBasedStateMachine):
         while (lease := claim(self.store, self.now, max_attempts=MAX_ATTEMPTS)) is not None:
             self.act(lease, "grade")
         for peer in PEERS:
+            self.store.resume_peer(peer.name, now=at(self.now))
             while (sending := claim_delivery(self.store, self.now, peer.name, max_attempts=MAX_ATTEMPTS)) is not None:
                 self.store.advance_delivery(sending, now=at(self.now))
+            name, now = peer.name, at(self.now)
+            while (asking := self.store.claim_commitment(name, worker="w", lease_s=60, now=now)) is not None:
+                transaction = f"6.{asking.delivery_id}"
+                self.store.request_commitment(asking, transaction_uid=transaction, due_at=now, now=now)
+                self.store.record_commitment(
+                    transaction, committed=[u for _, u in asking.documents], failed={}, now=now
+                )
         for detail in self.details():
             assert detail.job.state not in (JobState.RECEIVED, JobState.GRADED), "forgotten"
         super().teardown()
