@@ -43,13 +43,9 @@ def recall(
 
     try:
         with open_store(settings) as store:
-            job_id = _job_id(store, job)
             spool = Spool(settings.spool)
-
-            def find() -> tuple[RecallTarget, ...]:
-                return store.recallable(job_id=job_id, bundle=bundle)
-
-            planned = work.plan(find(), settings, spool)
+            targets = store.recallable(job_id=_job_id(store, job), bundle=bundle)
+            planned = work.plan(targets, settings, spool)
             if not planned:
                 raise NotFound("nothing to recall: no such result was delivered, or waits to be")
             if not as_json:
@@ -57,7 +53,7 @@ def recall(
             if not dry_run:
                 _ask(planned, yes=yes)
                 sentence = " ".join(why.split()) or "by an administrator"
-                planned = work.recall(find, why=sentence, config=settings, spool=spool, store=store)
+                planned = work.recall(planned, why=sentence, config=settings, spool=spool, store=store)
     except NoDatabase as error:
         raise NotFound(f"nothing to recall: {error}") from None
     if as_json:

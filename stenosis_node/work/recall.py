@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -69,7 +70,7 @@ def _plan_one(target: RecallTarget, peer: Peer | None, spool: Spool) -> Withdraw
 
 
 def recall(
-    find: Callable[[], Iterable[RecallTarget]],
+    planned: Iterable[Withdrawal],
     *,
     why: str,
     config: Config,
@@ -77,26 +78,44 @@ def recall(
     store: JobStore,
     limit_s: float = UNDER_WAY_S,
 ) -> tuple[Withdrawal, ...]:
-    """Do it: notes into the spool, then one transaction that also stops what was still to be delivered.
+    """Do it, job by job; what was done in the end, which is more where a delivery was still under way.
 
-    find     reads the targets; asked again when one of them was being delivered, until that is over
+    Notes into the spool, then one transaction that also stops what was still to be delivered. Many jobs are not one
+    transaction: reception would have to wait for it. Interrupted, it is simply asked for again.
+
     why      a sentence for the note and the job
-    limit_s  how long to wait for deliveries that are under way
-    raises   TransientError when the disk or the database does not take it; then nothing is withdrawn
+    limit_s  how long to wait for the deliveries of a job that are under way
+    raises   TransientError when they do not end, or the disk or the database does not take it
     """
-    deadline = time.monotonic() + limit_s
-    while True:
-        planned = plan(find(), config, spool)
-        notes = _keep_notes(planned, f"Recalled: {why}", config, spool)
-        try:
-            store.recall([one.target for one in planned], why=why, notes=notes)
-        except TransientError:
-            if time.monotonic() > deadline:
-                raise
+    by_job: dict[int, list[Withdrawal]] = defaultdict(list)
+    for one in planned:
+        by_job[one.target.job_id].append(one)
+    done: list[Withdrawal] = []
+    for job_id, wanted in by_job.items():
+        results = {one.target.result_id for one in wanted}
+        deadline = time.monotonic() + limit_s
+        current = tuple(wanted)
+        while not _recall_job(current, why, config, spool, store, is_last_try=time.monotonic() > deadline):
             time.sleep(POLL_S)
-        else:
-            log.info("%d results withdrawn from their peers", len(planned), extra={"event": "recalled"})
-            return planned
+            targets = store.recallable(job_id=job_id)
+            current = plan((one for one in targets if one.result_id in results), config, spool)
+        done += current
+    log.info("%d results withdrawn from their peers", len(done), extra={"event": "recalled"})
+    return tuple(done)
+
+
+def _recall_job(
+    planned: Sequence[Withdrawal], why: str, config: Config, spool: Spool, store: JobStore, *, is_last_try: bool
+) -> bool:
+    """False when a delivery is under way, or was since the plan was made."""
+    notes = _keep_notes(planned, f"Recalled: {why}", config, spool)
+    try:
+        store.recall([one.target for one in planned], why=why, notes=notes)
+    except TransientError:
+        if is_last_try:
+            raise
+        return False
+    return True
 
 
 def withdraw_predecessors(lease: DeliveryLease, *, config: Config, spool: Spool, store: JobStore) -> int:

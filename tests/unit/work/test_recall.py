@@ -72,9 +72,12 @@ class Case:
         planned = recall.plan(self.targets(), self.bench.config, self.bench.spool)
         return {one.target.peer: one for one in planned}
 
-    def recall(self, why: str = "mirrored") -> tuple[recall.Withdrawal, ...]:
+    def recall(self, why: str = "mirrored", limit_s: float = 20) -> tuple[recall.Withdrawal, ...]:
         bench = self.bench
-        return recall.recall(self.targets, why=why, config=bench.config, spool=bench.spool, store=bench.store)
+        planned = recall.plan(self.targets(), bench.config, bench.spool)
+        return recall.recall(
+            planned, why=why, config=bench.config, spool=bench.spool, store=bench.store, limit_s=limit_s
+        )
 
     def withdrawals(self) -> dict[tuple[int, str], Any]:
         return {(one.revision, one.peer): one for one in self.bench.job(self.uid).withdrawals}
@@ -179,18 +182,17 @@ def test_a_delivery_under_way_is_waited_for_and_all_of_it_is_withdrawn(case: Cas
 
     timer = threading.Timer(0.3, finish)
     timer.start()
-    case.recall()
+    done = {one.target.peer: one for one in case.recall()}
     timer.join()
+    assert len(done["pacs"].target.documents) == len(case.documents)
 
-    done = case.withdrawals()[1, "pacs"]
-    assert case.noted(done.note_key) == uids(case.documents)
+    assert case.noted(case.withdrawals()[1, "pacs"].note_key) == uids(case.documents)
 
 
 def test_a_delivery_that_does_not_end_is_an_error_and_nothing_is_withdrawn(case: Case) -> None:
     case.claim("pacs")
-    bench = case.bench
     with pytest.raises(TransientError, match="being delivered"):
-        recall.recall(case.targets, why="x", config=bench.config, spool=bench.spool, store=bench.store, limit_s=0.1)
+        case.recall(limit_s=0.1)
     assert case.withdrawals() == {}
 
 
