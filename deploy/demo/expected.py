@@ -14,6 +14,8 @@ from deploy.demo.results import SliceResult
 
 GRADES = "ABCD"
 GRADED = "axial-t2-lumbar"
+DECISIONS = {GRADED: "graded", "sagittal-locator": "locator"}
+"""Decision that goes with a reason; a series with any other is rejected."""
 """Reason code of the series that is graded."""
 Box = tuple[float, float, float, float]
 
@@ -62,10 +64,7 @@ def compare_decisions(decisions: list[dict[str, Any]], expected: Expected) -> Me
     decisions  ``series`` of ``job --json``
     """
     found = {one["series_instance_uid"]: (one["decision"], one["reason"]) for one in decisions}
-    right = [
-        found.get(uid) == ("graded" if reason == GRADED else "rejected", reason)
-        for uid, reason in expected.reasons.items()
-    ]
+    right = [found.get(uid) == (DECISIONS.get(reason, "rejected"), reason) for uid, reason in expected.reasons.items()]
     return Measure("series decided right", sum(right) / max(len(found), len(right)), 1.0)
 
 

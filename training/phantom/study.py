@@ -40,7 +40,7 @@ _SYNTAX: Final = {
 }
 _DECOY_REASON: Final = {
     headers.LOCALIZER.number: "localizer",
-    headers.SAGITTAL_T2.number: "not-axial",
+    headers.SAGITTAL_T2.number: "sagittal-locator",
     headers.AXIAL_T1.number: "t1-weighted",
 }
 """Why the node should not grade a series (:class:`stenosis_node.domain.SeriesReason`)."""
