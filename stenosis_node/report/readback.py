@@ -61,6 +61,15 @@ def read(document: Document) -> Dataset:
     return pydicom.dcmread(BytesIO(document.content))
 
 
+def breaks_off(ds: Dataset) -> bool:
+    """Whether the file ended inside an element: pydicom then gives a shorter value without a word.
+
+    Holds for a data set nobody has looked into yet.
+    """
+    raw: list[Any] = [cast(Any, ds.get_item(tag)) for tag in ds.keys()]  # noqa: SIM118  values would be converted
+    return any(isinstance(e.value, bytes) and e.length not in (len(e.value), 0xFFFFFFFF) for e in raw if e.is_raw)
+
+
 def encoded(ds: Dataset, keyword: str) -> bytes:
     """The bytes of an element nobody has looked into yet; empty when it is absent or has no defined length."""
     if keyword not in ds:
