@@ -63,15 +63,18 @@ def activity(job: JobSummary) -> str:
 
 
 def _waiting(job: JobSummary, now: datetime) -> str:
+    checked = job.complete_because is not None
     if job.worker is not None and job.lease_until is not None and job.lease_until > now:
-        return f"is being graded, attempt {job.attempts}"
+        return f"is being graded, attempt {job.attempts}" if checked else "is being compared with its source"
     if job.held:
         return "held"
+    if not checked and job.message and job.retry_at is not None:  # a round of the check is over
+        return f"{job.message}; compared again at {_clock(max(job.retry_at, job.quiet_until))}"
     if job.retry_at is not None and job.retry_at > now:
         return f"attempt {job.attempts} failed, next at {_clock(job.retry_at)}: {job.message}"
     if job.quiet_until > now:
         return f"complete at {_clock(job.quiet_until)} unless more images arrive"
-    return "waits for the grading process"
+    return "waits for the grading process" if checked else "waits to be checked for completeness"
 
 
 def job_sections(detail: JobDetail, outcomes: Mapping[str, Outcomes | None]) -> Iterator[str | Table]:
