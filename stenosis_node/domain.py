@@ -372,9 +372,9 @@ class OperatingPoint:
     """How an aggregation rule did on whole studies, as the model card of a bundle measured it."""
 
     rule: str
-    """The rule in words: ``most severe grade of any graded image``."""
+    """Code of the rule: ``worst-image``."""
     positive: str
-    """What counts as positive: ``C or D``."""
+    """What counts as positive: ``grade C or D``."""
     sensitivity: float
     specificity: float
     studies: int

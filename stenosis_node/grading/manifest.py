@@ -13,7 +13,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from stenosis_node.domain import BundleIdentity, BundleStatus, Content, Grade
+from stenosis_node.domain import (
+    BundleIdentity,
+    BundleStatus,
+    Content,
+    Grade,
+    OperatingPoint,
+    ReaderAgreement,
+)
 from stenosis_node.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
@@ -122,6 +129,37 @@ class TrainingData(_Part):
     slices: Annotated[int, Field(ge=0)]
 
 
+class StudyLevel(_Part):
+    """``metrics.study_level``: how the rule that makes the grade of an examination did on whole studies."""
+
+    rule: Literal["worst-image"] = "worst-image"
+    """The most severe grade of any graded image; the node knows no other rule."""
+    positive: Literal["grade B, C or D", "grade C or D", "grade D"]
+    sensitivity: Score
+    specificity: Score
+    studies: Annotated[int, Field(ge=1)]
+    source: Annotated[str, Field(pattern=r"^[a-z][a-z -]{2,58}$")]
+    """What they were, in words that follow a number: ``simulated studies``."""
+
+
+class Readers(_Part):
+    """``metrics.readers``: agreement of the grades with readers."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z -]{2,58}$")]
+    """Who they were, in words that follow a number: ``simulated readers``."""
+    number: Annotated[int, Field(ge=1)]
+    measure: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z' -]{2,58}$")]
+    value: Annotated[float, Field(ge=-1, le=1)]
+
+
+class _Known(BaseModel):
+    """The metrics that reports print; any other is for the model card alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    study_level: StudyLevel | None = None
+    readers: Readers | None = None
+
+
 class Manifest(_Part):
     """The whole manifest. Make it with :func:`read_manifest`."""
 
@@ -139,7 +177,10 @@ class Manifest(_Part):
     grade: GradeStage = GradeStage()
     thresholds: Thresholds = Thresholds()
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
-    """Measured figures, and on which slices; shown to people, never used to decide."""
+    """Measured figures, and on which slices; shown to people, never used to decide.
+
+    Reports print ``study_level`` (:class:`StudyLevel`) and ``readers`` (:class:`Readers`).
+    """
     files: dict[FileName, Sha256]
     """sha256 of every other file of the bundle."""
 
@@ -148,6 +189,20 @@ class Manifest(_Part):
         for stage in (self.locate, self.classify, self.grade):
             if stage.file not in self.files:
                 raise ValueError(f"files: no digest for {stage.file}")
+        return self
+
+    @model_validator(mode="after")
+    def _printed_metrics(self) -> Manifest:
+        try:
+            readers = _Known.model_validate(self.metrics).readers
+        except ValidationError as error:
+            raise ValueError("; ".join(_faults(error, "metrics"))) from None
+        if (
+            readers is not None
+            and self.status is BundleStatus.DEMONSTRATION
+            and not readers.kind.startswith("simulated ")
+        ):
+            raise ValueError("metrics.readers: readers of a demonstration bundle must be called simulated")
         return self
 
     def to_bytes(self) -> bytes:
@@ -160,12 +215,20 @@ class Manifest(_Part):
 
     def identity(self) -> BundleIdentity:
         """What a result says about its weights."""
+        known = _Known.model_validate(self.metrics)
+        point, readers = known.study_level, known.readers
         return BundleIdentity(
             name=self.name,
             version=self.version,
             status=self.status,
             digest=self.digest(),
             intended_use=self.intended_use,
+            operating_point=OperatingPoint(**point.model_dump()) if point is not None else None,
+            agreement=(
+                ReaderAgreement(readers.kind, readers.number, readers.measure, readers.value)
+                if readers is not None
+                else None
+            ),
         )
 
 
@@ -183,8 +246,7 @@ def read_manifest(folder: Path, *, expected_digest: str | None = None) -> Manife
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        faults = "; ".join(_sentence(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False))
-        raise BundleError(f"{path} is not valid: {faults}") from error
+        raise BundleError(f"{path} is not valid: {'; '.join(_faults(error))}") from error
     for name, digest in manifest.files.items():
         _verify(folder / name, digest)
     if expected_digest is not None and manifest.digest() != expected_digest.lower():
@@ -210,6 +272,11 @@ def _verify(path: Path, digest: str) -> None:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     if found != digest:
         raise BundleError(f"{path} was changed: its sha256 is {found}, the manifest says {digest}")
+
+
+def _faults(error: ValidationError, *place: str) -> list[str]:
+    errors = error.errors(include_url=False, include_input=False)
+    return [_sentence((*place, *e["loc"]), e["msg"]) for e in errors]
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:

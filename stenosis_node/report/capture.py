@@ -25,6 +25,7 @@ from stenosis_node.domain import (
 )
 from stenosis_node.report import codes, identity, render, tree, wording
 from stenosis_node.report.identity import ReportContext
+from stenosis_node.report.locator import Located
 from stenosis_node.report.objects import TRANSFER_SYNTAX, new_object, to_bytes
 from stenosis_node.report.outline import Entry, reason_words
 from stenosis_node.report.render import ACCENT, INK, MUTED
@@ -138,6 +139,7 @@ def build(
     comment: str,
     key: bool,
     scale: tuple[float, float] | None = None,
+    located: Located | None = None,
 ) -> Document:
     """A Secondary Capture of a picture.
 
@@ -145,6 +147,7 @@ def build(
     number   Instance Number
     comment  Image Comments: the picture in words
     scale    display pixels per source pixel (x, y), for one slice in stored orientation
+    located  the sagittal slice that is in the picture too
     """
     series_uid, uid = context.uid("series", "sc"), context.uid("sc", number)
     ds = new_object(
@@ -169,8 +172,9 @@ def build(
     ds.RecognizableVisualFeatures = "NO"
     ds.DerivationDescription = "Display window applied, enlarged, canal box and network output drawn"
     ds.DerivationCodeSequence = Items([tree.coded(codes.PIXEL_CALCULATION)])
-    _sources(ds, entries)
-    _compression(ds, entries, sources)
+    refs = [entry.image.ref for entry in entries] + ([located.slice.ref] if located is not None else [])
+    _sources(ds, refs)
+    _compression(ds, [sources[r] for r in refs if r in sources] + ([located.source] if located is not None else []))
     if scale is not None and len(entries) == 1:
         geometry = entries[0].image.plane
         ds.PixelSpacing = [
@@ -193,12 +197,11 @@ def build(
     )
 
 
-def _sources(ds: Dataset, entries: Sequence[Entry]) -> None:
+def _sources(ds: Dataset, refs: Sequence[SliceRef]) -> None:
     """Source images with their purpose, and the same instances by series (Common Instance Reference)."""
     ds.SourceImageSequence = Items()
     by_series: dict[str, dict[str, Dataset]] = {}
-    for entry in entries:
-        ref = entry.image.ref
+    for ref in refs:
         item = tree.reference(ref)
         item.PurposeOfReferenceCodeSequence = Items([tree.coded(codes.SOURCE_IMAGE)])
         ds.SourceImageSequence.append(item)
@@ -212,10 +215,9 @@ def _sources(ds: Dataset, entries: Sequence[Entry]) -> None:
         ds.ReferencedSeriesSequence.append(series)
 
 
-def _compression(ds: Dataset, entries: Sequence[Entry], sources: dict[SliceRef, SourceImage]) -> None:
+def _compression(ds: Dataset, sources: Sequence[SourceImage]) -> None:
     """Lossy once, lossy for ever: what happened to any source happened to the picture."""
-    known = (sources[e.image.ref].lossy for e in entries if e.image.ref in sources)
-    lossy: Lossy | None = next(filter(None, known), None)
+    lossy: Lossy | None = next(filter(None, (source.lossy for source in sources)), None)
     ds.LossyImageCompression = "00" if lossy is None else "01"
     if lossy is not None:
         ds.LossyImageCompressionRatio = list(lossy.ratios) or ["1"]

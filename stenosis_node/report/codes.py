@@ -108,8 +108,14 @@ OUTCOME_VALUE: Final = {
     "canal_not_found": _private("O-NO-CANAL", "Spinal canal not found, which does not exclude stenosis"),
     "unreadable": _private("O-UNREADABLE", "Image could not be read, which does not exclude stenosis"),
 }
+SERIES_NOT_GRADED: Final = _private("O-SERIES", "Series not graded, which does not exclude stenosis")
+"""Outcome of all images of an axial T2 series that is not fit for grading."""
 SLAB_RESULT: Final = _private("SLAB-RESULT", "Result of slab")
 RULE: Final = _private("RULE", "Aggregation rule")
+READERS: Final = _private("READERS", "Agreement with readers")
+WARNING: Final = _private("WARNING", "Warning")
+OTHER_SERIES: Final = _private("OTHER-SERIES", "Other series of the study")
+SLAB_POSITIONS: Final = _private("SLAB-POSITIONS", "Place of the slabs")
 
 # --------------------------------------------------------------------------- rejection notes (TID 2010)
 REJECTED_FOR_SAFETY: Final = _dcm("113037", "Rejected for Patient Safety Reasons", "CID 7010")

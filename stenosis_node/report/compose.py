@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stenosis_node.domain import (
     AxialSeries,
@@ -15,8 +16,9 @@ from stenosis_node.domain import (
     StudyFindings,
 )
 from stenosis_node.report import capture, gsps, overview, sr, wording
-from stenosis_node.report.identity import ReportContext
-from stenosis_node.report.outline import outline
+from stenosis_node.report.identity import ReportContext, derived_uid
+from stenosis_node.report.locator import Located, locate
+from stenosis_node.report.outline import Outline, outline
 from stenosis_node.report.source import read_sources
 
 
@@ -34,14 +36,16 @@ def compose(
     The same arguments give the same bytes. Raises PermanentError when findings and images do not belong together or a
     received file is gone.
     """
-    story = outline(findings, series)
+    story = outline(findings, series, revision=context.revision, supersedes=[p.revision for p in context.predecessors])
     by_uid = {s.series_instance_uid: s for s in series}
     graded = [by_uid[found.series_instance_uid] for found in findings.series]
     study, sources = read_sources(piece for one in graded for piece in one.slices)
+    located: Located | str = sagittal if isinstance(sagittal, str) else locate(story, graded, sagittal, sources)
+    context = _naming_what_else_is_said(context, story, located)
     key_images = story.key_images
     documents = [
         capture.build(
-            overview.draw_overview(story, sources),
+            overview.draw_overview(story, sources, located),
             DocumentKind.SC_OVERVIEW,
             story.entries,
             sources,
@@ -51,6 +55,7 @@ def compose(
             number=1,
             comment=story.summary,
             key=True,
+            located=located if isinstance(located, Located) else None,
         )
     ]
     for index, entry in enumerate(story.entries):
@@ -73,5 +78,15 @@ def compose(
             )
         )
     documents += gsps.build(story, sources, study, findings, context)
-    documents.append(sr.build(story, findings, graded, study, sources, context))
+    documents.append(sr.build(story, findings, graded, study, sources, context, located))
     return tuple(documents)
+
+
+def _naming_what_else_is_said(context: ReportContext, story: Outline, located: Located | str) -> ReportContext:
+    """The same UID must mean the same bytes, so what the content key leaves out goes into the UIDs.
+
+    That a localizer arrives late makes no new result; yet a report made again from other decisions is another one.
+    """
+    ref = located.slice.ref if isinstance(located, Located) else located
+    said = (*story.refusals, *story.warnings, story.other_series, ref)
+    return replace(context, key=derived_uid(context.key, *said))

@@ -14,9 +14,11 @@ from stenosis_node.domain import (
     BundleStatus,
     CanalNotFound,
     CordSlice,
+    Decision,
     Grade,
     GradedSlice,
     NotGradable,
+    SeriesDecision,
     SliceFinding,
     StudyFindings,
     Unreadable,
@@ -54,6 +56,8 @@ class Slab:
     entries: tuple[Entry, ...]
     worst: Entry | None
     """Most severe slice; among equals the one with the highest score. None when no slice was graded."""
+    refusal: str = ""
+    """Why the whole series was not graded; it then is one slab."""
 
     @property
     def grade(self) -> Grade | None:
@@ -63,6 +67,8 @@ class Slab:
     @property
     def sentence(self) -> str:
         """The slab in words."""
+        if self.refusal:
+            return f"{self.refusal}; {wording.NO_EXCLUSION} ({_images(len(self.entries))})."
         name = f"{self.name[0].upper()}{self.name[1:]}"
         graded = sum(isinstance(e.finding, GradedSlice) for e in self.entries)
         if self.worst is None:
@@ -84,11 +90,27 @@ class Outline:
     worst: Entry | None
     status: BundleStatus
     several_series: bool
+    warnings: tuple[str, ...] = ()
+    """Sentences: what else keeps the result from being complete."""
+    other_series: str = ""
+    """One sentence on the series that were not chosen; empty when there are none."""
+    revision: str = ""
+    """The sentence of a revision; empty for a first result."""
 
     @property
     def complete(self) -> bool:
         """Whether every chosen slice could be read."""
         return not any(isinstance(e.finding, Unreadable) for e in self.entries)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why whole series were not graded."""
+        return tuple(slab.refusal for slab in self.slabs if slab.refusal)
+
+    @property
+    def looked_at(self) -> tuple[Entry, ...]:
+        """The entries of series that were fit for grading."""
+        return tuple(entry for slab in self.slabs if not slab.refusal for entry in slab.entries)
 
     @property
     def key_images(self) -> frozenset[int]:
@@ -98,22 +120,25 @@ class Outline:
 
     @property
     def summary(self) -> str:
-        """The study in one line; the first thing a reader sees."""
+        """The study in few sentences; the first thing a reader sees."""
         banner = wording.BANNER[self.status]
         lead = f"{banner[0].upper()}{banner[1:]}. " if banner else ""
+        more = "".join(f" {text}." for text in self.refusals) + "".join(f" {text}" for text in self.warnings)
+        return f"{lead}{wording.NOT_VERIFIED}. {self.revision}{self._result}{more}"
+
+    @property
+    def _result(self) -> str:
+        images = self.looked_at
         if self.worst is None:
-            return (
-                f"{lead}{wording.NOT_VERIFIED}. No Schizas grade could be given, {wording.NO_EXCLUSION}: "
-                f"{outcome_words(self.entries)}."
-            )
+            text = f"No Schizas grade could be given, {wording.NO_EXCLUSION}"
+            return f"{text}: {outcome_words(images)}." if images else f"{text}."
         mark = f", {wording.ISOLATED}" if self.worst.isolated else ""
-        graded = sum(isinstance(e.finding, GradedSlice) for e in self.entries)
-        rest = [e for e in self.entries if not isinstance(e.finding, GradedSlice)]
+        rest = [e for e in images if not isinstance(e.finding, GradedSlice)]
         others = f"; {outcome_words(rest)}" if rest else ""
         return (
-            f"{lead}{wording.NOT_VERIFIED}. Worst Schizas grade {grade_of(self.worst)} on {self.worst.place} "
+            f"Worst Schizas grade {grade_of(self.worst)} on {self.worst.place} "
             f"(network score {score_words(self.worst)}{mark}); "
-            f"{graded} of {len(self.entries)} images graded{others}."
+            f"{len(images) - len(rest)} of {_images(len(images))} graded{others}."
         )
 
 
@@ -179,9 +204,15 @@ def outcome_words(entries: Sequence[Entry]) -> str:
     return ", ".join(total) or "no images"
 
 
-def outline(findings: StudyFindings, series: Sequence[AxialSeries]) -> Outline:
-    """Put findings and images together. Raises PermanentError when they do not belong together."""
+def outline(
+    findings: StudyFindings, series: Sequence[AxialSeries], *, revision: int = 1, supersedes: Sequence[int] = ()
+) -> Outline:
+    """Put findings and images together. Raises PermanentError when they do not belong together.
+
+    supersedes  the revisions whose reports peers may hold
+    """
     by_uid = {s.series_instance_uid: s for s in series}
+    decisions = {d.series_instance_uid: d for d in findings.decisions}
     several = len(findings.series) > 1
     slabs: list[Slab] = []
     for position, found in enumerate(findings.series):
@@ -192,9 +223,33 @@ def outline(findings: StudyFindings, series: Sequence[AxialSeries]) -> Outline:
                 f"findings of series {found.series_instance_uid} do not match the images read; grade the study again"
             )
         prefix = f"series {source.series_number if source.series_number is not None else position + 1}, "
-        slabs += _slabs(source, found.slices, prefix if several else "")
+        decision = decisions.get(found.series_instance_uid)
+        if decision is not None and decision.decision is Decision.NOT_GRADABLE:
+            slabs.append(_refused(source, found.slices, prefix if several else "", decision))
+        else:
+            slabs += _slabs(source, found.slices, prefix if several else "")
     entries = tuple(entry for slab in slabs for entry in slab.entries)
-    return Outline(entries, tuple(slabs), _worst(entries), findings.bundle.status, several)
+    graded = [d for d in findings.decisions if d.decision is Decision.GRADED]
+    return Outline(
+        entries,
+        tuple(slabs),
+        _worst(entries),
+        findings.bundle.status,
+        several,
+        warnings=tuple(filter(None, map(wording.gap_sentence, graded))),
+        other_series=wording.other_series(findings.decisions),
+        revision=wording.revision_sentence(revision, supersedes),
+    )
+
+
+def _refused(source: AxialSeries, found: Sequence[SliceFinding], prefix: str, decision: SeriesDecision) -> Slab:
+    """A series that is not fit for grading, whatever its slices look like."""
+    total = len(found)
+    entries = tuple(
+        Entry(image, finding, f"{prefix}image {i + 1} of {total}", i + 1, isolated=False)
+        for i, (image, finding) in enumerate(zip(source.slices, found, strict=True))
+    )
+    return Slab(f"{prefix}{_images(total)}", 1, entries, None, wording.refusal(decision))
 
 
 def _slabs(source: AxialSeries, found: Sequence[SliceFinding], prefix: str) -> list[Slab]:
@@ -218,6 +273,10 @@ def _slabs(source: AxialSeries, found: Sequence[SliceFinding], prefix: str) -> l
         images = f"image {first}" if first == last else f"images {first} to {last}"
         slabs.append(Slab(f"{prefix}slab {slab + 1} ({images} of {total})", slab + 1, entries, _worst(entries)))
     return slabs
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _isolated(slab: Sequence[SliceFinding], k: int) -> bool:

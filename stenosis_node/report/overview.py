@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image, ImageDraw
@@ -18,6 +19,7 @@ from stenosis_node.domain import (
     finding_box,
 )
 from stenosis_node.report import render, wording
+from stenosis_node.report.locator import RIM, Located, draw_panel, panel_width
 from stenosis_node.report.outline import Entry, Outline, Slab, grade_of, score_words
 from stenosis_node.report.render import ACCENT, CARD, INK, MUTED, PAPER, TRACK
 from stenosis_node.report.source import SourceImage
@@ -28,14 +30,17 @@ CARD_HEIGHT: Final = 216
 THUMB: Final = 184
 CELL: Final = 18
 HEADER: Final = 118
-FOOTER: Final = 84
+FOOTER: Final = 106
+REMARK: Final = 18
+MIN_SLICE_HEIGHT: Final = 760
+MAX_SLICE_HEIGHT: Final = 960
 MIN_HEIGHT: Final = 512
 LEGEND: Final = (
     "A none or minor",
     "B moderate",
     "C severe",
     "D extreme",
-    "c spinal cord",
+    "s spinal cord",
     "? not gradable",
     "- no canal located",
     "x not readable",
@@ -44,28 +49,81 @@ NOTES: Final = (
     "Each slab: its most severe image, the network scores of that image (not probabilities), and all its images.",
     "Slabs are counted from head to foot; no disc level is named.",
 )
+LINES: Final = (
+    "Sagittal image: planes of the slabs, by geometry alone. Solid: the image shown in the card, open at the canal; "
+    "dashed: first and last image."
+)
 
 
-def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage]) -> Image.Image:
-    """The page. It shows no patient attribute and no name of a disc level: slabs are counted, not named."""
-    slabs = outline.slabs
-    columns = 1 if len(slabs) <= 2 else 2
-    rows = math.ceil(len(slabs) / columns)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things stand on the page, px."""
+
+    width: int
+    height: int
+    columns: int
+    cards_left: int
+    card_width: int
+    top: int
+    """Upper edge of the cards."""
+    remarks: tuple[str, ...]
+    """Lines under the header."""
+    slice_height: int
+    """Of the sagittal slice; 0 when there is none."""
+
+
+def draw_overview(outline: Outline, sources: dict[SliceRef, SourceImage], located: Located | str) -> Image.Image:
+    """The page. It shows no patient attribute and no name of a disc level: slabs are counted, not named.
+
+    located  the sagittal slice with the planes of the slabs, or why there is none
+    """
+    layout = _layout(outline, located)
     banner = wording.BANNER_HEIGHT_PX if wording.BANNER[outline.status] else 0
-    width = max(columns, 2) * (CARD_WIDTH + MARGIN) + MARGIN
-    card = width - 2 * MARGIN if columns == 1 else CARD_WIDTH
-    height = max(banner + HEADER + rows * (CARD_HEIGHT + MARGIN) + FOOTER, MIN_HEIGHT)
-    page = Image.new("RGB", (width, height), PAPER)
+    page = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(page)
-    render.draw_banner(draw, width, outline.status)
-    order = "from head to foot" + (", row by row" if columns > 1 else "")
-    _header(draw, outline, banner, width, order)
-    for i, slab in enumerate(slabs):
-        row, column = divmod(i, columns)
-        left = MARGIN + column * (CARD_WIDTH + MARGIN)
-        _card(page, draw, slab, sources, (left, banner + HEADER + row * (CARD_HEIGHT + MARGIN), card))
-    _footer(draw, width, height)
+    render.draw_banner(draw, layout.width, outline.status)
+    order = "from head to foot" + (", row by row" if layout.columns > 1 else "")
+    _header(draw, outline, banner, layout.width, order)
+    render.draw_lines(draw, layout.remarks, (MARGIN, banner + HEADER - 4), REMARK, ACCENT)
+    if isinstance(located, Located):
+        draw_panel(page, located, (MARGIN, layout.top - RIM), layout.slice_height, located.source.name)
+    for i, slab in enumerate(outline.slabs):
+        row, column = divmod(i, layout.columns)
+        left = layout.cards_left + column * (CARD_WIDTH + MARGIN)
+        place = (left, layout.top + row * (CARD_HEIGHT + MARGIN), layout.card_width)
+        _card(page, draw, slab, sources, place)
+    _footer(draw, layout.height, located)
     return page
+
+
+def _layout(outline: Outline, located: Located | str) -> _Layout:
+    count = len(outline.slabs)
+    shown = isinstance(located, Located)
+    columns = 1 if count <= (5 if shown else 2) else 2
+    rows = math.ceil(count / columns)
+    stack = rows * (CARD_HEIGHT + MARGIN) - MARGIN
+    slice_height, cards_left = 0, MARGIN
+    if isinstance(located, Located):
+        slice_height = min(max(stack - RIM, MIN_SLICE_HEIGHT), MAX_SLICE_HEIGHT)
+        cards_left = MARGIN + panel_width(located, slice_height) + MARGIN
+    width = cards_left + columns * (CARD_WIDTH + MARGIN)
+    width = max(width, 2 * (CARD_WIDTH + MARGIN) + MARGIN)
+    card_width = width - cards_left - MARGIN if columns == 1 else CARD_WIDTH
+    said = [f"{text}." for text in outline.refusals] + list(outline.warnings)
+    remarks = tuple(line for text in said for line in render.wrapped(text, width - 2 * MARGIN, REMARK))
+    banner = wording.BANNER_HEIGHT_PX if wording.BANNER[outline.status] else 0
+    top = banner + HEADER + (round(len(remarks) * REMARK * 1.35) + 8 if remarks else 0) + (RIM if shown else 0)
+    body = max(stack, slice_height + RIM)
+    return _Layout(
+        width,
+        max(top + body + MARGIN + FOOTER, MIN_HEIGHT),
+        columns,
+        cards_left,
+        card_width,
+        top,
+        remarks,
+        slice_height,
+    )
 
 
 def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int, order: str) -> None:
@@ -87,13 +145,14 @@ def _header(draw: ImageDraw.ImageDraw, outline: Outline, top: int, width: int, o
 
 
 def _counts(outline: Outline) -> str:
-    total = len(outline.entries)
-    graded = sum(isinstance(e.finding, GradedSlice) for e in outline.entries)
-    left_out = sum(isinstance(e.finding, NotGradable | CanalNotFound | Unreadable) for e in outline.entries)
-    cord = sum(isinstance(e.finding, CordSlice) for e in outline.entries)
-    parts = [f"{graded} of {total} images graded"]
+    images = outline.looked_at
+    graded = sum(isinstance(e.finding, GradedSlice) for e in images)
+    left_out = sum(isinstance(e.finding, NotGradable | CanalNotFound | Unreadable) for e in images)
+    cord = sum(isinstance(e.finding, CordSlice) for e in images)
+    parts = [f"{graded} of {len(images)} images graded"] if images else []
     parts += [f"{cord} with spinal cord"] if cord else []
     parts += [f"{left_out} could not be graded"] if left_out else []
+    parts += [f"{len(outline.refusals)} series not graded"] if outline.refusals else []
     return ", ".join(parts)
 
 
@@ -128,7 +187,10 @@ def _ungraded(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], wid
     words = "spinal cord" if cord else "not graded"
     draw.text(place, words, fill=ACCENT, font=render.font(40))
     reason = "Schizas grades do not apply" if cord else wording.NO_EXCLUSION
-    render.draw_lines(draw, render.wrapped(reason, width, 18), (place[0], place[1] + 56), 18, INK)
+    if slab.refusal:
+        _, _, why = slab.refusal.partition(": ")
+        reason = f"{why or 'not fit for grading'}; {reason}"
+    render.draw_lines(draw, render.wrapped(reason, width, 18)[:4], (place[0], place[1] + 52), 18, INK)
 
 
 def _representative(slab: Slab) -> Entry:
@@ -176,7 +238,7 @@ def _cell(finding: SliceFinding) -> str:
         case GradedSlice():
             return finding.grade.value
         case CordSlice():
-            return "c"
+            return "s"
         case NotGradable():
             return "?"
         case CanalNotFound():
@@ -185,7 +247,8 @@ def _cell(finding: SliceFinding) -> str:
             return "x"
 
 
-def _footer(draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+def _footer(draw: ImageDraw.ImageDraw, height: int, located: Located | str) -> None:
     legend = "   ".join(LEGEND)
     draw.text((MARGIN, height - FOOTER + 6), legend, fill=INK, font=render.font(18))
-    render.draw_lines(draw, NOTES, (MARGIN, height - FOOTER + 32), 16, MUTED)
+    where = LINES if isinstance(located, Located) else wording.slab_positions(None, located)
+    render.draw_lines(draw, (*NOTES, where), (MARGIN, height - FOOTER + 32), 16, MUTED)

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from stenosis_node.domain import AxialSlice, SliceRef
+from stenosis_node.domain import AxialSlice, SagittalSlice, SliceRef
 from stenosis_node.errors import PermanentError, TransientError
 
 PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
@@ -48,6 +48,8 @@ _PATTERNS: Final = {
     "DA": r"(19|2\d)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])",
     "TM": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
     "AS": r"\d{3}[DWMY]",
+    "UI": r"[0-9.]{1,64}",
+    "IS": r"[+-]?\d{1,12}",
     "DS": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
 }
 
@@ -83,6 +85,9 @@ class SourceImage:
     spacing_between_mm: float | None
     rescale: tuple[float, float] | None = (1.0, 0.0)
     """(slope, intercept) from stored values to those of :attr:`AxialSlice.pixels`; None when a table does that."""
+    frame_of_reference_uid: str = ""
+    name: str = ""
+    """``series 3, image 8``: the numbers of the source, as a viewer shows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,12 @@ def read_sources(slices: Iterable[AxialSlice]) -> tuple[StudyHeader, dict[SliceR
     return study, images
 
 
-def _read(piece: AxialSlice) -> Dataset:
+def read_sagittal(sagittal: SagittalSlice) -> SourceImage:
+    """Read the header behind the sagittal slice. Raises as :func:`read_sources` does."""
+    return _image(_read(sagittal), sagittal.ref.frame_number)
+
+
+def _read(piece: AxialSlice | SagittalSlice) -> Dataset:
     uid = piece.ref.sop_instance_uid
     try:
         return pydicom.dcmread(piece.path, stop_before_pixels=True)
@@ -238,7 +248,16 @@ def _image(header: Dataset, frame: int | None) -> SourceImage:
         lossy=lossy,
         spacing_between_mm=_number(spacing),
         rescale=None if header.get("ModalityLUTSequence") else rescale,
+        frame_of_reference_uid=normal_text(header, "FrameOfReferenceUID"),
+        name=_name(header, frame),
     )
+
+
+def _name(header: Dataset, frame: int | None) -> str:
+    series, image = normal_text(header, "SeriesNumber"), normal_text(header, "InstanceNumber")
+    parts = [f"series {series}"] if series else []
+    parts += [f"frame {frame}"] if frame is not None else [f"image {image}"] if image else []
+    return ", ".join(parts)
 
 
 def _macro(header: Dataset, frame: int | None, keyword: str) -> Dataset:

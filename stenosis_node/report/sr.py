@@ -18,7 +18,6 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Enhanc
 
 from stenosis_node.domain import (
     AxialSeries,
-    AxialSlice,
     Content,
     CordSlice,
     Document,
@@ -26,6 +25,7 @@ from stenosis_node.domain import (
     GradedSlice,
     NotGradable,
     PixelBox,
+    SliceGeometry,
     SliceRef,
     StudyFindings,
     finding_box,
@@ -33,6 +33,7 @@ from stenosis_node.domain import (
 from stenosis_node.report import codes, identity, tree, wording
 from stenosis_node.report.codes import Code
 from stenosis_node.report.identity import ReportContext, tracking_uid
+from stenosis_node.report.locator import Located
 from stenosis_node.report.objects import TRANSFER_SYNTAX, is_preliminary, new_object, to_bytes
 from stenosis_node.report.outline import Entry, Outline, Slab, reason_words
 from stenosis_node.report.source import SourceImage, StudyHeader
@@ -40,8 +41,6 @@ from stenosis_node.report.tree import ACQUISITION, CONTAINS, CONTEXT, INFERRED, 
 
 CLASSES = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage), str(EnhancedSRStorage))
 """Best first; every one after the first is an alternative."""
-
-RULE = "The grade of a slab and of the examination is the most severe grade of any of its graded images."
 
 
 def build(
@@ -51,13 +50,16 @@ def build(
     study: StudyHeader,
     images: dict[SliceRef, SourceImage],
     context: ReportContext,
+    located: Located | str,
 ) -> Document:
     """The report, with its alternatives: copies that differ in class, UID and series alone."""
     series_uid = context.uid("series", "sr", 0)
     number = context.settings.series_number
     ds = new_object(study, findings, context, kind=wording.REPORT_SERIES, series=series_uid, number=number)
     _header(ds, outline, findings, context)
-    ds.update(_content(outline, findings, series, images, context))
+    shown = located.slice.ref if isinstance(located, Located) else None
+    ds.CurrentRequestedProcedureEvidenceSequence = Items([_evidence(findings, shown)])
+    ds.update(_content(outline, findings, series, images, context, located))
     first = _document(context, 0, to_bytes(ds, CLASSES[0], context.uid("sr", 0)))
     others = []
     for position, sop_class in enumerate(CLASSES[1:], start=1):
@@ -85,10 +87,11 @@ def _header(ds: Dataset, outline: Outline, findings: StudyFindings, context: Rep
     ds.PerformedProcedureCodeSequence = Items()
     ds.CompletionFlag = "COMPLETE" if outline.complete else "PARTIAL"
     if not outline.complete:
-        ds.CompletionFlagDescription = "At least one image could not be read"
+        ds.CompletionFlagDescription = (
+            "A series could not be graded" if outline.refusals else "At least one image could not be read"
+        )
     ds.VerificationFlag = "UNVERIFIED"
     ds.PreliminaryFlag = "PRELIMINARY" if is_preliminary(findings.bundle.status) else "FINAL"
-    ds.CurrentRequestedProcedureEvidenceSequence = Items([_evidence(findings)])
     if context.predecessors:
         ds.PredecessorDocumentsSequence = Items([_predecessors(findings, context)])
     scheme = Dataset()
@@ -99,18 +102,21 @@ def _header(ds: Dataset, outline: Outline, findings: StudyFindings, context: Rep
     ds.CodingSchemeIdentificationSequence = Items([scheme])
 
 
-def _evidence(findings: StudyFindings) -> Dataset:
+def _evidence(findings: StudyFindings, sagittal: SliceRef | None) -> Dataset:
     """Every instance the report refers to, by series. Frames share one entry."""
+    refs = [finding.ref for found in findings.series for finding in found.slices]
+    refs += [sagittal] if sagittal is not None else []
+    by_series: dict[str, dict[str, Dataset]] = {}
+    for ref in refs:
+        whole = replace(ref, frame_number=None)
+        by_series.setdefault(ref.series_instance_uid, {})[ref.sop_instance_uid] = tree.reference(whole)
     study = Dataset()
     study.StudyInstanceUID = findings.study_instance_uid
     study.ReferencedSeriesSequence = Items()
-    for found in findings.series:
+    for uid, instances in by_series.items():
         series = Dataset()
-        series.SeriesInstanceUID = found.series_instance_uid
-        instances = {f.ref.sop_instance_uid: f.ref.sop_class_uid for f in found.slices}
-        series.ReferencedSOPSequence = Items(
-            [tree.reference(SliceRef(found.series_instance_uid, cls, uid, None)) for uid, cls in instances.items()]
-        )
+        series.SeriesInstanceUID = uid
+        series.ReferencedSOPSequence = Items(instances.values())
         study.ReferencedSeriesSequence.append(series)
     return study
 
@@ -137,6 +143,7 @@ def _content(
     series: Sequence[AxialSeries],
     images: dict[SliceRef, SourceImage],
     context: ReportContext,
+    located: Located | str,
 ) -> Dataset:
     """The root container. The summary stands before everything else a text reader prints."""
     algorithm = (
@@ -156,22 +163,30 @@ def _content(
         tree.text(CONTEXT, codes.DEVICE_SERIAL, settings.device_serial_number),
         tree.code(MODIFIER, codes.PROCEDURE_REPORTED, codes.MRI),
         tree.text(CONTAINS, codes.SUMMARY, outline.summary),
-        _library(series, images),
+        _library(series, images, located),
     ]
     if groups:  # TID 1500 asks for measurements or evaluations; an empty container would be neither
         children.append(tree.container(CONTAINS, codes.MEASUREMENTS, groups))
-    children.append(_evaluations(outline))
+    children.append(_evaluations(outline, findings, located))
     return tree.container("", codes.REPORT, children, template="1500")
 
 
-def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage]) -> Dataset:
-    """TID 1600: one group per source series; descriptors all its images share stand once, at the group."""
-    groups = []
-    for source in series:
-        described = [
-            (piece.ref, _descriptors(source, piece, images[piece.ref]) if piece.ref in images else [MR_DESCRIPTOR])
+def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage], located: Located | str) -> Dataset:
+    """TID 1600: one group per source series; descriptors all its images share stand once, at the group.
+
+    The sagittal image of the overview is a group of its own: no result stands on it.
+    """
+    library = [
+        [
+            (piece.ref, _descriptors(piece.geometry, images[piece.ref]) if piece.ref in images else [MR_DESCRIPTOR])
             for piece in source.slices
         ]
+        for source in series
+    ]
+    if isinstance(located, Located):
+        library.append([(located.slice.ref, _descriptors(located.slice.geometry, located.source))])
+    groups = []
+    for described in library:
         shared = set(described[0][1]).intersection(*(d for _, d in described))
         common = [_descriptor(d) for d in described[0][1] if d in shared]
         entries = [
@@ -189,14 +204,13 @@ Descriptor = tuple[Code, Code | str | float, Code | None]
 MR_DESCRIPTOR: Final[Descriptor] = (codes.MODALITY, codes.MR, None)
 
 
-def _descriptors(source: AxialSeries, piece: AxialSlice, image: SourceImage) -> list[Descriptor]:
+def _descriptors(geometry: SliceGeometry | None, image: SourceImage) -> list[Descriptor]:
     """What is known of an image; of one whose header breaks off that is its modality alone."""
-    geometry = piece.geometry
     found = [MR_DESCRIPTOR]
     if geometry is None:
         return found
-    if source.frame_of_reference_uid:
-        found.append((codes.FRAME_OF_REFERENCE, source.frame_of_reference_uid, None))
+    if image.frame_of_reference_uid:
+        found.append((codes.FRAME_OF_REFERENCE, image.frame_of_reference_uid, None))
     found += [
         (codes.ROWS, float(image.rows), codes.PIXELS),
         (codes.COLUMNS, float(image.columns), codes.PIXELS),
@@ -295,18 +309,35 @@ def _group(
     return tree.container(CONTAINS, codes.GROUP, children, template="1410")
 
 
-def _evaluations(outline: Outline) -> Dataset:
-    """TID 1500 rows 12 to 14: the overall result, each slab in words, each image without a region and why."""
+def _evaluations(outline: Outline, findings: StudyFindings, located: Located | str) -> Dataset:
+    """TID 1500 rows 12 to 14: the overall result, how it came about, each slab, each image without a region and why."""
     grade = outline.worst.finding.grade if outline.worst and isinstance(outline.worst.finding, GradedSlice) else None
     overall = codes.SCHIZAS_VALUE[grade] if grade is not None else codes.NOT_GRADED
-    children = [tree.code(CONTAINS, codes.SCHIZAS_OVERALL, overall)]
-    for entry in outline.entries:
-        if finding_box(entry.finding) is not None:
-            continue
-        value = codes.OUTCOME_VALUE[entry.finding.outcome]
-        words = tree.text(PROPERTY, codes.COMMENT, f"{entry.label}: {reason_words(entry.finding)}")
-        source = tree.image(INFERRED, codes.SOURCE, entry.image.ref)
-        children.append(tree.code(CONTAINS, codes.OUTCOME, value, [words, source]))
-    children.append(tree.text(CONTAINS, codes.RULE, RULE))
+    children = [
+        tree.code(CONTAINS, codes.SCHIZAS_OVERALL, overall),
+        tree.text(CONTAINS, codes.RULE, wording.rule_sentences(findings.bundle)),
+    ]
+    agreement = wording.agreement_sentence(findings.bundle)
+    children += [tree.text(CONTAINS, codes.READERS, agreement)] if agreement else []
+    children += [tree.text(CONTAINS, codes.WARNING, text) for text in outline.warnings]
     children += [tree.text(CONTAINS, codes.SLAB_RESULT, slab.sentence) for slab in outline.slabs]
+    for slab in outline.slabs:
+        if slab.refusal:
+            children.append(_outcome(codes.SERIES_NOT_GRADED, slab.refusal, slab.entries))
+            continue
+        for entry in slab.entries:
+            if finding_box(entry.finding) is None:
+                value = codes.OUTCOME_VALUE[entry.finding.outcome]
+                children.append(_outcome(value, f"{entry.label}: {reason_words(entry.finding)}", [entry]))
+    if outline.other_series:
+        children.append(tree.text(CONTAINS, codes.OTHER_SERIES, outline.other_series))
+    shown = located.source.name if isinstance(located, Located) else None
+    words = wording.slab_positions(shown, located if isinstance(located, str) else "")
+    children.append(tree.text(CONTAINS, codes.SLAB_POSITIONS, words))
     return tree.container(CONTAINS, codes.QUALITATIVE, children)
+
+
+def _outcome(value: Code, words: str, entries: Sequence[Entry]) -> Dataset:
+    """The outcome of images without a region."""
+    sources = [tree.image(INFERRED, codes.SOURCE, entry.image.ref) for entry in entries]
+    return tree.code(CONTAINS, codes.OUTCOME, value, [tree.text(PROPERTY, codes.COMMENT, words), *sources])

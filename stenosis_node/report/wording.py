@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
-from stenosis_node.domain import BundleStatus, Content
+from stenosis_node.domain import (
+    BundleIdentity,
+    BundleStatus,
+    Content,
+    Decision,
+    SeriesDecision,
+)
 
 Key = TypeVar("Key")
 
@@ -22,6 +29,10 @@ NO_EXCLUSION: Final = "this does not exclude stenosis"
 ISOLATED: Final = "isolated slice"
 NO_SAGITTAL: Final = "no sagittal series was looked for"
 """Why an overview has no sagittal slice, when its caller does not say."""
+HINDRANCE: Final = "hindrance"
+"""The value of a series decision that says why the series is not gradable."""
+GAPS: Final = "position_gaps"
+"""The value of a series decision that says where the steps between slices are too wide."""
 CONTENT: Final = {Content.ROOTLET: "nerve rootlets", Content.CORD: "spinal cord"}
 """What the canal holds, for people; coded values keep the meanings of their standard."""
 
@@ -41,12 +52,102 @@ BANNER_INK: Final = (0, 0, 0)
 
 
 def series_description(kind: str, status: BundleStatus, revision: int, supersedes: int | None) -> str:
-    """Series Description of our series (LO, at most 64 characters)."""
-    parts = [DEMO_SERIES] if status is BundleStatus.DEMONSTRATION else []
-    parts.append(kind)
-    if revision > 1:
-        parts.append(f"REVISION {revision}" + (f", supersedes {supersedes}" if supersedes else ""))
-    return " ".join(parts)[:64]
+    """Series Description of our series (LO, at most 64 characters): the longest form that fits."""
+    lead = [DEMO_SERIES] if status is BundleStatus.DEMONSTRATION else []
+    number = [f"REVISION {revision}"] if revision > 1 else []
+    named = [f"REVISION {revision}, supersedes revision {supersedes}"] if number and supersedes else number
+    short = kind.replace("AI stenosis", "AI")
+    forms = (" ".join([*lead, words, *tail]) for tail in (named, number) for words in (kind, short))
+    return next((text for text in forms if len(text) <= 64), " ".join(lead + number)[:64])
+
+
+def revision_sentence(revision: int, supersedes: Sequence[int]) -> str:
+    """What a text reader is told of earlier reports; empty when there are none."""
+    if not supersedes:
+        return ""
+    earlier = [str(number) for number in sorted(set(supersedes))]
+    listed = earlier[0] if len(earlier) == 1 else f"{', '.join(earlier[:-1])} and {earlier[-1]}"
+    return f"Revision {revision}, supersedes revision{'s' if len(earlier) > 1 else ''} {listed}. "
+
+
+# --------------------------------------------------------------------------- the rule and what is known of it
+
+RULE_ID: Final = "worst-image"
+"""How a bundle's model card names the rule below."""
+RULE: Final = "The grade of a slab and of the examination is the most severe grade of any of its graded images."
+
+
+def rule_sentences(bundle: BundleIdentity) -> str:
+    """The aggregation rule, with its sensitivity and specificity on whole studies when the bundle measured them."""
+    point = bundle.operating_point
+    if point is None or point.rule != RULE_ID:
+        return f"{RULE} Sensitivity and specificity of this rule on whole studies: not measured."
+    return (
+        f"{RULE} For a study with {point.positive}, by the model card of {bundle.name} {bundle.version} "
+        f"({point.studies} {point.source}): sensitivity {percent(point.sensitivity)}, "
+        f"specificity {percent(point.specificity)}."
+    )
+
+
+def agreement_sentence(bundle: BundleIdentity) -> str:
+    """Agreement with readers, who they were and how many; empty when the bundle did not measure it."""
+    known = bundle.agreement
+    if known is None:
+        return ""
+    return (
+        f"Agreement with {known.readers} {known.kind}, by the model card of {bundle.name} {bundle.version}: "
+        f"{known.measure} {known.value:.2f}."
+    )
+
+
+# --------------------------------------------------------------------------- series as a whole
+
+
+def series_name(decision: SeriesDecision) -> str:
+    """``series 5``."""
+    return "series" if decision.series_number is None else f"series {decision.series_number}"
+
+
+def refusal(decision: SeriesDecision) -> str:
+    """Why an axial T2 series was not graded, without the full stop."""
+    return f"Axial T2 {series_name(decision)} was not graded: {clause(decision.values.get(HINDRANCE, ''))}".rstrip(": ")
+
+
+def gap_sentence(decision: SeriesDecision) -> str:
+    """Warning that images of a graded series may be missing; empty when nothing suggests it."""
+    gaps = decision.values.get(GAPS, "")
+    return f"Images of {series_name(decision)} may be missing: {clause(gaps)}." if gaps else ""
+
+
+def other_series(decisions: Sequence[SeriesDecision]) -> str:
+    """One line on the series that no result speaks of; empty when there are none."""
+    others = [d for d in decisions if d.decision in (Decision.REJECTED, Decision.LOCATOR)]
+    if not others:
+        return ""
+    reasons = Counter(d.reason.value.replace("-", " ") for d in others)
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
+    return f"Not graded: {len(others)} other series ({listed})."
+
+
+def clause(text: str) -> str:
+    """Words of another part of the program as part of a sentence: printable, no full stop, at most 300 characters."""
+    words = "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".")
+    return words if len(words) <= 300 else f"{words[:296]} ..."
+
+
+def slab_positions(shown: str | None, reason: str) -> str:
+    """Where a reader sees at which height the slabs lie.
+
+    shown   the sagittal image on the overview, ``series 3, image 8``; None when there is none
+    reason  why there is none
+    """
+    if shown is None:
+        return f"No sagittal image shows where the slabs lie: {clause(reason)}."
+    name = f" ({shown})" if shown else ""
+    return f"The overview image shows where the slabs lie on a sagittal image{name}, which was not graded."
+
+
+# --------------------------------------------------------------------------- scores
 
 
 def percent(score: float) -> str:

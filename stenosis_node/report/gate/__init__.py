@@ -12,6 +12,7 @@ from stenosis_node.domain import AxialSeries, Document, DocumentKind, SagittalSl
 from stenosis_node.errors import PermanentError
 from stenosis_node.report import wording
 from stenosis_node.report.gate.capture_rules import capture_faults
+from stenosis_node.report.gate.content_rules import content_faults
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
 from stenosis_node.report.gate.header_rules import header_faults, set_faults
 from stenosis_node.report.gate.presentation_rules import presentation_faults
@@ -40,7 +41,7 @@ def faults(
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
 ) -> tuple[Fault, ...]:
     """Every broken rule."""
-    evidence = Evidence.gather(findings, series, sagittal.ref if isinstance(sagittal, SagittalSlice) else None)
+    evidence = Evidence.gather(findings, series, sagittal if isinstance(sagittal, SagittalSlice) else None)
     opened: list[Opened] = []
     found: list[Fault] = []
     for document in documents:
@@ -61,4 +62,6 @@ def faults(
     found += presentation_faults([o for o in opened if o.document.kind is DocumentKind.GSPS], report, evidence)
     if report is not None:
         found += report_faults(report, evidence)
+        overview = next((o for o in opened if o.document.kind is DocumentKind.SC_OVERVIEW), None)
+        found += content_faults(report, overview, evidence)
     return tuple(found)

@@ -20,6 +20,7 @@ from stenosis_node.domain import (
     DocumentKind,
     Grade,
     GradedSlice,
+    SagittalSlice,
     SliceFinding,
     SliceRef,
     StudyFindings,
@@ -106,7 +107,9 @@ class Evidence:
     """Keyword to the ways in which the bytes of the first source may be read."""
 
     @staticmethod
-    def gather(findings: StudyFindings, series: Sequence[AxialSeries], locator: SliceRef | None = None) -> Evidence:
+    def gather(
+        findings: StudyFindings, series: Sequence[AxialSeries], sagittal: SagittalSlice | None = None
+    ) -> Evidence:
         """Index the evidence. Raises PermanentError when a received file is gone."""
         graded = {f.series_instance_uid for f in findings.series}
         pieces = [piece for one in series if one.series_instance_uid in graded for piece in one.slices]
@@ -125,6 +128,9 @@ class Evidence:
                 lossy.add(uid)
             if not header.get("ModalityLUTSequence"):
                 gray |= {(uid, f.ref.frame_number): _gray(header, f.ref.frame_number) for f in frames}
+        header = _header([sagittal], whole=False) if sagittal is not None else None
+        if sagittal is not None and header is not None and str(header.get("LossyImageCompression", "00")) == "01":
+            lossy.add(sagittal.ref.sop_instance_uid)
         return Evidence(
             study=findings,
             findings={(f.ref.sop_instance_uid, f.ref.frame_number): f for s in findings.series for f in s.slices},
@@ -132,7 +138,7 @@ class Evidence:
             sizes=sizes,
             lossy=frozenset(lossy),
             series_of={p.ref.sop_instance_uid: p.ref.series_instance_uid for p in pieces},
-            locator=locator,
+            locator=sagittal.ref if sagittal is not None else None,
             gray=gray,
             patient=patient,
         )
@@ -192,13 +198,15 @@ def _by_instance(pieces: Sequence[AxialSlice]) -> dict[str, list[AxialSlice]]:
     return found
 
 
-def _header(frames: Sequence[AxialSlice], *, whole: bool) -> Dataset | None:
+def _header(frames: Sequence[AxialSlice | SagittalSlice], *, whole: bool) -> Dataset | None:
     """Header of an instance; None when it is broken and no slice of it could be read either."""
     piece = frames[0]
     try:
         return pydicom.dcmread(piece.path, stop_before_pixels=True, specific_tags=None if whole else list(WANTED))
     except (OSError, InvalidDicomError, EOFError, ValueError) as error:
-        if all(f.unreadable is not None for f in frames) and not isinstance(error, FileNotFoundError):
+        if all(isinstance(f, AxialSlice) and f.unreadable is not None for f in frames) and not isinstance(
+            error, FileNotFoundError
+        ):
             return None
         uid = UID(piece.ref.sop_instance_uid)
         raise PermanentError(

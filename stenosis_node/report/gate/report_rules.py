@@ -19,6 +19,7 @@ from stenosis_node.domain import (
     finding_box,
 )
 from stenosis_node.report import codes, readback, wording
+from stenosis_node.report.gate.content_rules import refused
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened, Place
 from stenosis_node.report.readback import Item
 
@@ -207,7 +208,15 @@ def _outcomes(root: Item, groups: list[Item], evidence: Evidence) -> Iterator[Fa
     for item in (i for q in root.named(codes.QUALITATIVE) for i in q.named(codes.OUTCOME)):
         for ref in (ref for child in item.children for ref in child.refs):
             said.setdefault((ref[1], ref[2]), []).append(item.code[0] if item.code else "")
-    expected = {p: [codes.OUTCOME_VALUE[f.outcome].value] for p, f in evidence.findings.items()}
+    whole = refused(evidence)
+    expected = {
+        place: [
+            codes.SERIES_NOT_GRADED.value
+            if finding.ref.series_instance_uid in whole
+            else codes.OUTCOME_VALUE[finding.outcome].value
+        ]
+        for place, finding in evidence.findings.items()
+    }
     if said != expected:
         yield Fault("silence", "an image of a graded series is not reported exactly once with its outcome")
 

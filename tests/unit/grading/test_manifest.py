@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stenosis_node.domain import BundleStatus
+from stenosis_node.domain import BundleStatus, OperatingPoint, ReaderAgreement
 from stenosis_node.errors import BundleError
 from stenosis_node.grading.manifest import Manifest, read_manifest
 
@@ -111,3 +111,39 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
 def test_reading_a_manifest_does_not_import_torch() -> None:
     code = "import sys, stenosis_node.grading.manifest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+POINT = {
+    "positive": "grade C or D",
+    "sensitivity": 0.93,
+    "specificity": 0.88,
+    "studies": 200,
+    "source": "simulated studies",
+}
+READERS = {"kind": "simulated readers", "number": 3, "measure": "weighted kappa", "value": 0.82}
+
+
+def test_what_reports_print_of_the_model_card(bundle: Path) -> None:
+    assert read_manifest(bundle).identity().operating_point is None  # never measured: nothing is printed
+    _change(bundle, lambda t: t["metrics"].update(study_level=POINT, readers=READERS))
+    identity = read_manifest(bundle).identity()
+    assert identity.operating_point == OperatingPoint(
+        "worst-image", "grade C or D", 0.93, 0.88, 200, "simulated studies"
+    )
+    assert identity.agreement == ReaderAgreement("simulated readers", 3, "weighted kappa", 0.82)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"study_level": POINT | {"sensitivity": 93}}, "metrics.study_level.sensitivity: "),
+        ({"study_level": POINT | {"rule": "mean"}}, "metrics.study_level.rule: "),
+        ({"readers": READERS | {"number": 0}}, "metrics.readers.number: "),
+        ({"readers": {k: v for k, v in READERS.items() if k != "kind"}}, "metrics.readers.kind: Field required"),
+        ({"readers": READERS | {"kind": "radiologists"}}, "readers of a demonstration bundle must be called simulated"),
+    ],
+)
+def test_figures_that_reports_print_are_whole(bundle: Path, metrics: dict[str, Any], message: str) -> None:
+    _change(bundle, lambda t: t["metrics"].update(metrics))
+    with pytest.raises(BundleError, match=message):
+        read_manifest(bundle)

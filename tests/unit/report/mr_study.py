@@ -21,11 +21,15 @@ from stenosis_node.domain import (
     BundleStatus,
     CanalNotFound,
     CordSlice,
+    Decision,
     Grade,
     GradedSlice,
     NotGradable,
     PixelBox,
+    SagittalSlice,
+    SeriesDecision,
     SeriesFindings,
+    SeriesReason,
     SliceFinding,
     SliceGeometry,
     SliceRef,
@@ -216,6 +220,47 @@ def enhanced(folder: Path, slabs: Sequence[int] = (3, 4)) -> AxialSeries:
         slices.append(AxialSlice(ref, path, 1, geometry, membership[i], frames[i].astype(np.float32)))
     part10(ds, EnhancedMRImageStorage).save_as(path, enforce_file_format=True)
     return AxialSeries(study, series, 4, uid("enh", "frame"), tuple(slices))
+
+
+def sagittal(
+    folder: Path, *, tag: str = "classic", spacing: float = 1.2, edit: Callable[[Dataset], None] | None = None
+) -> SagittalSlice:
+    """A mid-sagittal instance of the same study: 160 rows, 140 columns; row 80 lies at the height of the first slab."""
+    rows, columns = 160, 140
+    ds = Dataset()
+    patient(ds)
+    equipment(ds)
+    acquisition(ds)
+    ds.SeriesDescription, ds.SeriesNumber, ds.InstanceNumber = "SAG T2 TSE", 3, 8
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "SE"]
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(tag, "study"), uid(tag, "sagittal")
+    ds.SOPInstanceUID, ds.FrameOfReferenceUID = uid(tag, "sagittal", 8), uid(tag, "frame")
+    ds.PositionReferenceIndicator = ""
+    position = (0.0, 10.0 - spacing * (columns - 1) / 2, 60.0 + spacing * 79.5)
+    ds.ImagePositionPatient = [f"{v:.6g}" for v in position]
+    ds.ImageOrientationPatient = ["0", "1", "0", "0", "0", "-1"]
+    ds.PixelSpacing = [str(spacing), str(spacing)]
+    ds.WindowCenter, ds.WindowWidth = "500", "1000"
+    y, x = np.mgrid[:rows, :columns].astype(float)
+    pixels = np.where(np.abs(x - 70) < 45, 300.0, 60.0)
+    pixels[(np.abs(x - 52) < 14) & (y % 30 > 6)] = 520
+    pixels[np.abs(x - 74) < 6] = 1000
+    stored = (pixels + np.random.default_rng(8).normal(0, 20, pixels.shape)).clip(0, 4095).astype("<u2")
+    pixel_module(ds, [stored])
+    ds.Rows, ds.Columns = rows, columns
+    if edit is not None:
+        edit(ds)
+    path = folder / "sagittal.dcm"
+    part10(ds, MRImageStorage).save_as(path, enforce_file_format=True)
+    geometry = SliceGeometry(position, (0.0, 1.0, 0.0), (0.0, 0.0, -1.0), spacing, spacing, 4.0)
+    ref = SliceRef(str(ds.SeriesInstanceUID), MRImageStorage, str(ds.SOPInstanceUID), None)
+    return SagittalSlice(ref, path, geometry, stored.astype(np.float32))
+
+
+def decided(
+    series_uid: str, number: int, decision: Decision, reason: SeriesReason = SeriesReason.CHOSEN, **values: str
+) -> SeriesDecision:
+    return SeriesDecision(series_uid, number, "AX T2", 7, decision, reason, "A sentence.", values)
 
 
 # --------------------------------------------------------------------------- findings

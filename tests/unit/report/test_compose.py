@@ -52,7 +52,7 @@ def test_overview_first_images_next_report_last(good: Result) -> None:
         "1.2.840.10008.5.1.4.1.1.88.22",
     ]
     series = {d.series_instance_uid for d in (*good.documents, *report.alternatives)}
-    assert len(series) == 4  # one of captures, one of each SR: viewers load one SR per series
+    assert len(series) == 5  # captures, presentation states, each SR: viewers load one SR per series
 
 
 def test_key_images_are_the_worst_of_each_slab_and_what_is_not_gradable(good: Result) -> None:
@@ -77,7 +77,8 @@ def test_the_same_input_gives_the_same_bytes_and_other_input_other_uids(good: Re
 def test_times_come_from_the_context_alone(good: Result) -> None:
     for document in good.documents:
         ds = opened(document)
-        assert (ds.ContentDate, ds.ContentTime, ds.InstanceCreationTime) == ("20260105", "103000", "103000")
+        made = ds.get("ContentDate", ds.get("PresentationCreationDate"))
+        assert (made, ds.InstanceCreationTime, ds.SeriesTime) == ("20260105", "103000", "103000")
         assert ds.ContributingEquipmentSequence[0].ContributionDateTime == "20260105103000+0000"
 
 
@@ -157,7 +158,8 @@ def test_a_revision_names_what_it_supersedes(tmp_path: Path) -> None:
     documents = compose(found, [series], mr_study.context(found, 12, (earlier,)))
     check(documents, found, [series])
     ds = opened(documents[-1])
-    assert ds.SeriesDescription == "DEMO NOT CLINICAL AI stenosis report REVISION 12, supersedes 1"
+    assert ds.SeriesDescription == "DEMO NOT CLINICAL AI report REVISION 12, supersedes revision 1"
+    assert ". AI result, not verified. Revision 12, supersedes revision 1. Worst Schizas" in summary(documents)
     named = ds.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == first.sop_instance_uid
     group = readback.tree(ds).first(codes.MEASUREMENTS).children[0].first(codes.TRACKING_UID)  # type: ignore[union-attr]

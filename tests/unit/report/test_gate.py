@@ -5,53 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 
-from stenosis_node.domain import BundleStatus, Document, DocumentKind, SagittalSlice, SliceRef
+from stenosis_node.domain import BundleStatus, Document, SagittalSlice, SliceRef
 from stenosis_node.errors import PermanentError
 from stenosis_node.report import check, codes, compose, gate
 from stenosis_node.report.codes import Code
 from stenosis_node.report.gate import faults
 
 from . import mr_study
+from .broken import Edit, named, one, qualitative, rewritten, with_capture, with_report
 from .conftest import Result
-
-Edit = Callable[[Dataset], None]
-
-
-def rewritten(document: Document, edit: Edit) -> Document:
-    ds = pydicom.dcmread(BytesIO(document.content))
-    edit(ds)
-    buffer = BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    alternatives = tuple(same_content(other, buffer.getvalue()) for other in document.alternatives)
-    return replace(document, content=buffer.getvalue(), alternatives=alternatives)
-
-
-def same_content(alternative: Document, content: bytes) -> Document:
-    """An alternative broken in the same way, so that only the rule in question is."""
-    ds = pydicom.dcmread(BytesIO(content))
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = alternative.sop_class_uid
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = alternative.sop_instance_uid
-    ds.SeriesInstanceUID = alternative.series_instance_uid
-    buffer = BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    return replace(alternative, content=buffer.getvalue())
-
-
-def with_report(documents: Sequence[Document], edit: Edit) -> tuple[Document, ...]:
-    return tuple(rewritten(d, edit) if d.kind is DocumentKind.SR else d for d in documents)
-
-
-def with_capture(documents: Sequence[Document], edit: Edit, index: int = 3) -> tuple[Document, ...]:
-    return tuple(rewritten(d, edit) if i == index else d for i, d in enumerate(documents))
+from .test_content import CONTENT_FAULTS
 
 
 def broken(documents: Sequence[Document], good: Result) -> set[str]:
@@ -59,14 +29,6 @@ def broken(documents: Sequence[Document], good: Result) -> set[str]:
 
 
 # --------------------------------------------------------------------------- finding one's way in a tree
-
-
-def named(parent: Dataset, name: Code) -> list[Dataset]:
-    return [i for i in parent.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == name.value]
-
-
-def one(parent: Dataset, name: Code) -> Dataset:
-    return named(parent, name)[0]
 
 
 def group(ds: Dataset, index: int) -> Dataset:
@@ -91,8 +53,9 @@ def set_number(item: Dataset, value: float) -> None:
     item.MeasuredValueSequence[0].NumericValue = str(value)
 
 
-def qualitative(ds: Dataset) -> Dataset:
-    return one(ds, codes.QUALITATIVE)
+def place_words(text: str) -> Edit:
+    """A text that says something else than where the slabs lie."""
+    return lambda ds: setattr(one(qualitative(ds), codes.SLAB_POSITIONS), "TextValue", text)
 
 
 def swap_grade(ds: Dataset) -> None:
@@ -191,7 +154,7 @@ REPORT_FAULTS: list[tuple[str, Edit]] = [
     ("completion", lambda ds: setattr(ds, "CompletionFlag", "COMPLETE")),
     ("verification", lambda ds: setattr(ds, "VerificationFlag", "VERIFIED")),
     ("preliminary", lambda ds: setattr(ds, "PreliminaryFlag", "FINAL")),
-    ("predecessor", own_predecessor),
+    ("predecessor revision-words", own_predecessor),
     ("predecessor", lambda ds: setattr(ds, "SeriesDescription", ds.SeriesDescription + " REVISION 2, supersedes 1")),
     ("air", lambda ds: setattr(own_equipment(ds), "SoftwareVersions", "other")),
     ("air", lambda ds: setattr(own_equipment(ds), "DeviceUID", "1.2.3")),
@@ -233,21 +196,21 @@ REPORT_FAULTS: list[tuple[str, Edit]] = [
     ("slab", lambda ds: one(ds, codes.MEASUREMENTS).ContentSequence.pop()),
     ("overall", lambda ds: set_code(one(qualitative(ds), codes.SCHIZAS_OVERALL), codes.SCHIZAS_VALUE["C"])),
     ("overall", remove(codes.SCHIZAS_OVERALL, qualitative)),
-    ("content overall silence slab-words", remove(codes.QUALITATIVE)),
+    ("content orientation overall rule silence slab-words", remove(codes.QUALITATIVE)),
     ("summary", summary_last),
     ("summary same-words", remove(codes.SUMMARY)),
     ("not-verified same-words", summary("Demonstration weights - not for clinical use. Worst Schizas grade D on it")),
     ("summary-status same-words", summary("AI result, not verified. Worst Schizas grade D on it")),
     ("summary-grade same-words", summary("Demonstration weights - not for clinical use. AI result, not verified.")),
     ("demonstration", lambda ds: setattr(ds, "SeriesDescription", "AI stenosis report")),
-    ("network-score", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Probability of a grade")),
+    ("network-score orientation", place_words("Probability of a grade")),
     ("level-name slab-words", slab_sentence("Slab at L4/5: worst Schizas D")),
     ("slab-words", slab_sentence("Slab 1: worst Schizas B on image 3.")),
     ("slab-words", slab_sentence("Slab 1: not graded.")),
     ("slab-words", lambda ds: remove_all(qualitative(ds), codes.SLAB_RESULT)),
-    ("patient-text", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Result of Hong^Gildong")),
-    ("patient-text", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Result of Hong, Gildong.")),
-    ("patient-text", lambda ds: setattr(one(qualitative(ds), codes.RULE), "TextValue", "Result of (SYN-1)")),
+    ("orientation patient-text", place_words("Result of Hong^Gildong")),
+    ("orientation patient-text", place_words("Result of Hong, Gildong.")),
+    ("orientation patient-text", place_words("Result of (SYN-1)")),
     ("patient", lambda ds: setattr(ds, "PatientID", "SOMEBODY ELSE")),
     ("patient", lambda ds: delattr(ds, "PatientBirthDate")),
     ("patient", lambda ds: setattr(ds, "PatientName", "Hong^?????")),
@@ -497,7 +460,7 @@ def test_a_sagittal_slice_may_be_named_by_the_overview_and_by_no_result(good: Re
         return {f.rule for f in faults(documents, good.findings, [good.series], given)}
 
     overview = with_capture(good.documents, name_it, index=0)
-    assert rules(overview, sagittal) == set()
+    assert rules(overview, sagittal) == {"orientation"}  # the report does not speak of it
     assert rules(overview, "there is none") == {"sources"}
     assert "locator" in rules(with_capture(good.documents, name_it, index=3), sagittal)
 
@@ -548,6 +511,12 @@ DEMANDED = {
     # design section 5: silence must never read as "no stenosis"
     "every image is accounted for": "silence",
     "every slab is spoken of": "slab-words",
+    "series that could not be graded are named": "refusal",
+    "gaps between images are warned of": "gaps",
+    # what a report says of itself
+    "the aggregation rule is named": "rule",
+    "its figures were measured": "rule-figures",
+    "readers have a kind and a number": "readers",
     # design section 6: demonstration weights
     "preliminary": "preliminary",
     "series descriptions begin with the warning": "demonstration",
@@ -573,7 +542,7 @@ def test_every_rule_of_the_gate_has_a_broken_variant_and_every_demand_a_rule() -
     rules = set(
         re.findall(r'Fault\(\s*"([a-z-]+)"', "".join(p.read_text(encoding="utf-8") for p in folder.glob("*.py")))
     )
-    tables = (REPORT_FAULTS, CAPTURE_FAULTS, PRESENTATION_FAULTS, SET_FAULTS)
+    tables = (REPORT_FAULTS, CAPTURE_FAULTS, PRESENTATION_FAULTS, SET_FAULTS, CONTENT_FAULTS)
     proven = {rule for table in tables for names, _ in table for rule in names.split()}
     elsewhere = {"locator"}  # needs a sagittal slice: a test of its own above
     assert rules - proven - elsewhere == set()

@@ -173,7 +173,7 @@ def test_overview_of_few_and_many_slabs(tmp_path: Path, slabs: tuple[int, ...]) 
     letters = ("ABCDc?-" * 6)[: sum(slabs)]
     story = outline(mr_study.findings(series, letters), [series])
     _, sources = read_sources(series.slices)
-    page = overview.draw_overview(story, sources)
+    page = overview.draw_overview(story, sources, "there is none")
     assert page.width >= 1000
     assert min(page.size) >= 400
     assert page.height < 2000
