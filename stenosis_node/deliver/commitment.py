@@ -15,6 +15,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
@@ -65,16 +66,22 @@ def request_commitment(
     wait_s     how long to wait for the answer, once the request is accepted
     raises     TransientError (not reachable, no answer to the request), PermanentError (the peer has no such service)
     """
-    answered = threading.Event()
+    responding, answered = threading.Event(), threading.Event()
+
+    def on_response(event: evt.Event) -> None:
+        """It is about to be sent: a release now would overtake it."""
+        if isinstance(event.message, N_EVENT_REPORT_RSP):
+            responding.set()
 
     def on_sent(event: evt.Event) -> None:
-        if isinstance(event.message, N_EVENT_REPORT_RSP):
+        if responding.is_set() and isinstance(event.pdu, P_DATA_TF):
             answered.set()
 
     contexts = [build_context(PUSH_MODEL, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]
     handlers: list[EventHandlerType] = [
         (evt.EVT_N_EVENT_REPORT, lambda event: answer_report(event, on_report)),
-        (evt.EVT_DIMSE_SENT, on_sent),
+        (evt.EVT_DIMSE_SENT, on_response),
+        (evt.EVT_PDU_SENT, on_sent),
     ]
     try:
         with associate(peer, contexts, calling_ae_title=calling_ae_title, handlers=handlers) as association:

@@ -38,7 +38,7 @@ class CommitmentReports:
             return calling_ae_title.strip() in self._peers
         return bool(role.scp_role)
 
-    def answer(self, event: evt.Event) -> int:
+    def answer(self, event: evt.Event) -> tuple[int, None]:
         """Status of the response to an N-EVENT-REPORT request."""
         calling = event.assoc.requestor.ae_title.strip()
         return answer_report(event, lambda report: self._record(report, calling))

@@ -44,11 +44,15 @@ class CommitmentReport:
     """SOP Instance UID to Failure Reason (0008,1197)."""
 
 
-def answer_report(event: evt.Event, record: Callable[[CommitmentReport], bool]) -> int:
-    """Status of the response. Never raises.
+def answer_report(event: evt.Event, record: Callable[[CommitmentReport], bool]) -> tuple[int, None]:
+    """Status of the response, which has no Event Reply. Never raises.
 
     record  writes the report down durably; False when nobody asked under its transaction UID. May raise TransientError
     """
+    return _status(event, record), None
+
+
+def _status(event: evt.Event, record: Callable[[CommitmentReport], bool]) -> int:
     calling = str(event.assoc.remote["ae_title"]).strip()
     if event.event_type not in EVENT_TYPES:
         return NO_SUCH_EVENT_TYPE

@@ -24,6 +24,8 @@ def test_accepted_and_refused_classes(start_archive: StartArchive) -> None:
         AcceptedClass(SecondaryCaptureImageStorage, "Secondary Capture Image Storage", ("Explicit VR Little Endian",)),
     )
     assert "Comprehensive 3D SR Storage" in report.refused
+    assert report.report_class == ComprehensiveSRStorage
+    assert report.peer == f"ARCHIVE at 127.0.0.1 port {archive.port}"
     assert 0 < report.seconds < 3
 
 
@@ -50,6 +52,7 @@ def test_dcmtk_and_orthanc(tmp_path: Path) -> None:
         report = probe(Peer(ae_title="ANY", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
         assert report.echo_ok
         assert "Comprehensive 3D SR Storage" in {one.name for one in report.accepted}
+        assert "Storage Commitment Push Model SOP Class" in report.refused
     with orthanc(tmp_path / "orthanc") as (port, _):
         report = probe(Peer(ae_title="ORTHANC", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
         assert report.echo_ok
@@ -57,3 +60,5 @@ def test_dcmtk_and_orthanc(tmp_path: Path) -> None:
             "Explicit VR Little Endian",
             "Implicit VR Little Endian",
         }
+        taken = {one.name for one in report.accepted}
+        assert {"Storage Commitment Push Model SOP Class", "Key Object Selection Document Storage"} <= taken

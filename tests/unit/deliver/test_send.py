@@ -78,6 +78,48 @@ def test_report_falls_back_to_the_first_accepted_alternative(
     assert archive.received[report.sop_instance_uid] == dataset_bytes(report)
 
 
+def test_the_class_the_peer_took_last_time_is_tried_first(documents: Documents, start_archive: StartArchive) -> None:
+    archive = start_archive()
+    plain = documents[2].alternatives[0]
+    send(
+        documents, archive.peer(), calling_ae_title="S", confirmed=(), on_status=lambda _: None,
+        report_class=plain.sop_class_uid,
+    )  # fmt: skip
+    assert list(archive.received)[2:] == [plain.sop_instance_uid]
+    other = start_archive(classes=(Comprehensive3DSRStorage, SecondaryCaptureImageStorage))
+    send(
+        documents, other.peer(), calling_ae_title="S", confirmed=(), on_status=lambda _: None,
+        report_class=plain.sop_class_uid,
+    )  # fmt: skip
+    assert list(other.received)[2:] == [documents[2].sop_instance_uid]
+
+
+def test_a_class_that_is_accepted_and_then_refused_is_replaced(
+    documents: Documents, start_archive: StartArchive
+) -> None:
+    archive = start_archive()
+    report, plain = documents[2], documents[2].alternatives[0]
+    archive.answer = lambda uid: 0x0122 if uid == report.sop_instance_uid else 0
+    statuses = run(documents, archive.peer())
+    assert [(s.sop_instance_uid, s.confirmed) for s in statuses[2:]] == [
+        (report.sop_instance_uid, False),
+        (plain.sop_instance_uid, True),
+    ]
+
+
+def test_out_of_resources_and_then_well(documents: Documents, start_archive: StartArchive) -> None:
+    """The second attempt sends what the first did not get confirmed, and nothing else."""
+    archive = start_archive()
+    answers = {documents[1].sop_instance_uid: [0xA700, 0]}
+    archive.answer = lambda uid: answers[uid].pop(0) if uid in answers else 0
+    with pytest.raises(TransientError, match="out of resources"):
+        run(documents, archive.peer())
+    archive.received.clear()
+    run(documents, archive.peer(), frozenset({documents[0].sop_instance_uid}))
+    assert list(archive.received) == [documents[1].sop_instance_uid, documents[2].sop_instance_uid]
+    assert archive.associations == 2
+
+
 def test_nothing_is_sent_when_one_class_is_refused(documents: Documents, start_archive: StartArchive) -> None:
     archive = start_archive(classes=(Comprehensive3DSRStorage,))
     with pytest.raises(PermanentError, match="Secondary Capture Image Storage; nothing was sent"):
@@ -323,9 +365,11 @@ def test_a_peer_that_never_answers_the_store(documents: Documents, start_archive
     archive = start_archive()
     archive.answer = hang
     begin = time.monotonic()
+    statuses: list[DocumentStatus] = []
     with pytest.raises(TransientError, match="did not answer for document"):
-        run(documents, archive.peer(timeout_s=1))
+        send(documents, archive.peer(timeout_s=1), calling_ae_title="S", confirmed=(), on_status=statuses.append)
     assert time.monotonic() - begin < 4
+    assert statuses == [DocumentStatus(documents[0].sop_instance_uid, None, "no answer", confirmed=False)]
     release.set()
 
 
