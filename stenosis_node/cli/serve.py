@@ -10,7 +10,7 @@ from stenosis_node.config import load
 
 def serve(config: ConfigPath = None) -> None:
     """Run the node: receive studies, grade them, send the reports. Ends cleanly on Ctrl-C and SIGTERM."""
-    from stenosis_node import node
+    from stenosis_node.node.serve import serve as run
 
     path = find_config(config)
-    raise typer.Exit(node.serve(path, load(path)))
+    raise typer.Exit(run(path, load(path)))
