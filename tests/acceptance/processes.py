@@ -151,8 +151,9 @@ class Orthanc:
             return False
         return True
 
-    def _call(self, path: str, body: bytes | None = None) -> bytes:
-        with _opener.open(f"http://127.0.0.1:{self.http_port}{path}", data=body, timeout=30) as answer:
+    def _call(self, path: str, body: bytes | None = None, *, method: str | None = None) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body, method=method)
+        with _opener.open(request, timeout=30) as answer:
             return bytes(answer.read())
 
 
