@@ -303,6 +303,8 @@ class Node(RuleBasedStateMachine):
         if found is None:
             return
         targets = self.store.recallable(job_id=found.job.id)
+        if not targets:
+            return
         notes = {(one.result_id, one.peer): note for one in targets}
         try:
             self.store.recall(targets, why="wrong", notes=notes, now=at(self.now))
@@ -317,7 +319,9 @@ class Node(RuleBasedStateMachine):
         for (job_id, peer), confirmed in self.confirmed.items():
             if job_id == found.job.id:
                 assert confirmed <= withdrawn.get(peer, set()), "a peer keeps what was recalled"
-        self.forget_holders(found.job.id)
+        if any(target.is_latest for target in targets):
+            assert detail.job.state == JobState.CANCELLED
+            self.forget_holders(found.job.id)
 
     @rule(peer=st.sampled_from(PEERS))
     def the_administrator_retries_a_peer(self, peer: PeerSpec) -> None:
