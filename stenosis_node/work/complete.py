@@ -14,6 +14,7 @@ from typing import Final
 
 from stenosis_node.config import Config
 from stenosis_node.errors import LeaseLost, TransientError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import CheckLease, JobStore
 from stenosis_node.query import KnownInstance
 from stenosis_node.spool import Spool
@@ -64,6 +65,7 @@ class CompletenessChecker:
             lease = self._store.claim_check(worker=self._worker, lease_s=self._jobs.lease_s)
             if lease is None:
                 return False
+            failpoint("check.claimed")
             source = self._source_of(lease)
             if self._still_arriving(lease):
                 self._conclude(lease, f"the ceiling of {self._jobs.ceiling_s:g} s passed while instances still arrived")
@@ -112,6 +114,7 @@ class CompletenessChecker:
             self._later(lease, source, f"waiting for {_gap(missing, known, source)}")
         else:
             source.fetch(lease.study_instance_uid, missing, quiet_period_s=self._jobs.quiet_period_s)
+            failpoint("check.fetched")
             self._after_fetching(lease, source, missing)
 
     def _after_fetching(self, lease: CheckLease, source: Source, missing: Sequence[KnownInstance]) -> None:
@@ -153,6 +156,7 @@ class CompletenessChecker:
         self._fetched.pop(lease.job_id, None)
         if self._store.conclude_check(lease, because=because):
             log.info("job %d is complete: %s", lease.job_id, because, extra={"event": "complete"})
+        failpoint("check.concluded")
 
     def _later(self, lease: CheckLease, source: Source, said: str) -> None:
         delay_s = BackOff(source.peer.retry_base_s, source.peer.retry_cap_s).delay_s(lease.fetch_rounds + 1)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from stenosis_node.config import Config, Peer
+from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.query import (
     KnownInstance,
@@ -92,6 +93,7 @@ class Source:
             except BaseException:
                 intake.commit(quiet_period_s=self._config.jobs.quiet_period_s)
                 raise
+            failpoint("check.kept")
             intake.commit(quiet_period_s=quiet_period_s)
 
     @contextmanager

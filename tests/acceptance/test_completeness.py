@@ -152,6 +152,22 @@ def test_pull_says_what_is_wrong(node: Node, study: str, peer: str, code: int, s
     assert said in done.stderr.replace("\n", " ")
 
 
+def test_a_process_killed_at_each_step_of_the_check_loses_nothing(node: Node, pacs: Orthanc, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study")
+    axial = study.axial(4)
+    in_pacs(study, pacs)
+    for step in ("check.claimed", "check.kept", "check.fetched", "check.concluded"):
+        node.arm(step)
+
+    pacs.route(study.uid, only=uids(axial.paths[:2]))
+
+    job = node.wait_state(study.uid, JobState.DELIVERED)
+    assert node.armed() == []
+    assert because(job) == "pacs knows the same 4 instances"
+    assert job.job.n_instances == 4
+    assert len(job.results) == len(pacs.reports(study.uid)) == 1
+
+
 @pytest.fixture(scope="module")
 def unserved(node: Node, pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Ran]]:
     """A study pulled while no ``serve`` runs, by C-GET, then by C-MOVE, then by nothing; then a node with C-MOVE."""
