@@ -64,14 +64,14 @@ def test_every_series_has_a_decision_and_its_reason(graded: Study, node: Node) -
     decisions = {d.series_number: (d.decision, d.reason) for d in job.series}
 
     assert decisions[3] == (Decision.GRADED, SeriesReason.CHOSEN)
-    assert decisions[2] == (Decision.REJECTED, SeriesReason.NOT_AXIAL)
+    assert decisions[2] == (Decision.LOCATOR, SeriesReason.LOCATOR)
     assert decisions[9] == (Decision.REJECTED, SeriesReason.NOT_MR)
 
 
 def test_bytes_that_can_never_be_graded_are_gone_and_the_others_stay(graded: Study, node: Node) -> None:
-    kept = wait_until(lambda: len(node.stored(graded.uid)) == 5 and node.stored(graded.uid))
+    kept = wait_until(lambda: len(node.stored(graded.uid)) == 9 and node.stored(graded.uid))
 
-    assert {dcmread(path).SeriesNumber for path in kept} == {3}
+    assert {dcmread(path).SeriesNumber for path in kept} == {2, 3}
 
 
 def test_the_same_study_again_gives_nothing_new(graded: Study, node: Node, pacs: Orthanc) -> None:
@@ -184,9 +184,11 @@ def test_instances_without_pixel_data(node: Node, pacs: Orthanc, tmp_path: Path)
         dataset.save_as(path)
     assert send(node.port, study.files).returncode == 0
 
-    job = node.wait_state(study.uid, JobState.REJECTED)
+    job = node.wait_state(study.uid, JobState.DELIVERED)
 
-    assert {d.reason for d in job.series} == {SeriesReason.NO_PIXEL_DATA}
+    assert {(d.decision, d.reason) for d in job.series} == {(Decision.NOT_GRADABLE, SeriesReason.NO_PIXEL_DATA)}
+    (report,) = pacs.reports(study.uid)
+    assert "no instance has pixel data" in report.to_json()
 
 
 def test_a_file_that_is_not_dicom_is_not_even_sent_and_the_others_are(node: Node, tmp_path: Path) -> None:
