@@ -123,6 +123,8 @@ class Broken:
     on_get: Callable[[evt.Event], Iterator[Any]] = lambda event: iter(())
     on_move: Callable[[evt.Event], Iterator[Any]] = lambda event: iter(())
     requests: list[Dataset] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+    """Set when the test is over: what hangs goes on."""
     associations: int = 0
 
     def peer(self, timeout_s: float = 1.0) -> Peer:
@@ -132,6 +134,7 @@ class Broken:
 @pytest.fixture
 def start_broken() -> Iterator[Callable[..., Broken]]:
     servers: list[ThreadedAssociationServer] = []
+    released = threading.Event()
 
     def start(classes: tuple[str, ...] = (FIND, GET, MOVE), *, roles: bool = True) -> Broken:
         ae = AE("BROKEN")
@@ -163,10 +166,11 @@ def start_broken() -> Iterator[Callable[..., Broken]]:
         assert isinstance(server, ThreadedAssociationServer)
         servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        broken = Broken(port=server.server_address[1])
+        broken = Broken(port=server.server_address[1], released=released)
         return broken
 
     yield start
+    released.set()
     for server in servers:
         BaseServer.shutdown(server)
         for association in server.active_associations:
