@@ -13,7 +13,7 @@ from stenosis_node.cli.outcome import ExitCode
 from stenosis_node.cli.output import local_time, plain, print_json, say, show, table
 from stenosis_node.cli.peers import peers_json, peers_table
 from stenosis_node.config import Config
-from stenosis_node.errors import BundleError
+from stenosis_node.errors import BundleError, NodeError
 
 if TYPE_CHECKING:
     from stenosis_node.domain import BundleIdentity
@@ -28,7 +28,7 @@ class Seen:
     process: int | None
     """Of ``serve``; None when it does not run."""
     status: NodeStatus | None
-    """None before the first ``serve``."""
+    """None before the first ``serve``, and when the database does not answer."""
     bundle: BundleIdentity | None
     free: int | None
     """Bytes on the disk of the spool."""
@@ -67,6 +67,9 @@ def _look(config: Config) -> Seen:
             state = store.status()
     except NoDatabase:
         pass  # it has never run, which is said above
+    except NodeError as error:
+        fix = "check the database server; after an update start 'stenosis-node serve' once"
+        found.append(Problem("database", str(error), fix))
     else:
         found += problems(state, config, free=free)
     return Seen(process, state, bundle, free, tuple(found))

@@ -141,6 +141,14 @@ def test_a_changed_bundle_is_a_problem(run: Run, config: Path, store: JobStore, 
     assert (about(done), done.json["bundle"]) == (["bundle"], None)
 
 
+def test_a_database_that_does_not_answer_is_a_problem(run: Run, config: Path, running: object) -> None:
+    JobStore(f"sqlite:///{config.parent / 'spool' / 'jobs.db'}").close()
+    (config.parent / "spool" / "jobs.db").write_bytes(b"")  # made, but without tables, as by another version
+    done = run("status", "-c", config, "--json")
+    assert (done.code, about(done)) == (1, ["database"])
+    assert "serve' once" in run("status", "-c", config).out
+
+
 def test_status_is_cheap_and_loads_no_networks(config: Path, filled: JobStore) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = (
