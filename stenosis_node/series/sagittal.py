@@ -12,10 +12,10 @@ from stenosis_node.domain import AxialSeries, SagittalSlice, SeriesReason, Slice
 from stenosis_node.errors import PermanentError
 from stenosis_node.series.contrast import kind_objections, sequence_objections
 from stenosis_node.series.geometry import center, field_of_view, geometry_of, plane_of
-from stenosis_node.series.headers import SeriesHeaders, SliceHeader
+from stenosis_node.series.headers import Acquisition, SeriesHeaders, SliceHeader
 from stenosis_node.series.reading import decode
 from stenosis_node.series.region import named_region
-from stenosis_node.series.selection import MIN_MATRIX
+from stenosis_node.series.selection import MAX_SLICES, MIN_MATRIX
 
 NO_LOCATOR: Final = "no readable sagittal T2 series shares the frame of reference of the axial images"
 SECOND_BEST: Final = frozenset({SeriesReason.FAT_SUPPRESSED, SeriesReason.STIR, SeriesReason.THREE_DIMENSIONAL})
@@ -104,6 +104,7 @@ def _sagittal_slices(series: SeriesHeaders) -> tuple[tuple[SliceHeader, ...], in
     if named_region(series).veto:
         return (), 0
     name = series.description or series.protocol
+    against: dict[Acquisition, set[SeriesReason]] = {}
     fit, n_second = [], 0
     for piece in series.slices:
         if piece.geometry is None or not piece.has_pixels or piece.samples != 1:
@@ -111,27 +112,30 @@ def _sagittal_slices(series: SeriesHeaders) -> tuple[tuple[SliceHeader, ...], in
         plane = plane_of(piece.geometry)
         if plane.name != "sagittal" or plane.tilt_deg > MAX_TURN_DEG or min(piece.rows, piece.columns) < MIN_MATRIX:
             continue
-        against = {
-            o.reason for o in (*kind_objections(piece.acquisition, name), *sequence_objections(piece.acquisition, name))
-        }
-        if against <= SECOND_BEST:
+        how = piece.acquisition
+        if how not in against:
+            against[how] = {o.reason for o in (*kind_objections(how, name), *sequence_objections(how, name))}
+        if against[how] <= SECOND_BEST:
             fit.append(piece)
-            n_second += bool(against)
-    return tuple(fit), n_second
+            n_second += bool(against[how])
+    return (tuple(fit), n_second) if len(fit) <= MAX_SLICES else ((), 0)
 
 
-def _reached(slices: Sequence[SliceHeader], centers: Sequence[_Array]) -> float:
-    """Share of the centres that lie inside the rectangle of the sagittal slice nearest to them."""
+def _reached(slices: Sequence[SliceHeader], points: Sequence[_Array]) -> float:
+    """Share of the points that lie inside the rectangle of the sagittal slice nearest to them."""
+    centers, geometries = np.asarray([center(piece) for piece in slices]), [geometry_of(piece) for piece in slices]
+    normals = np.asarray([geometry.normal for geometry in geometries])
+    distances = np.abs(np.asarray(points) @ normals.T - np.sum(centers * normals, axis=1))
     hits = 0
-    for point in centers:
-        piece = min(slices, key=lambda piece: (_distance_mm(piece, point), piece.order_key))
-        geometry, apart, half = geometry_of(piece), point - center(piece), np.asarray(field_of_view(piece)) / 2
-        along_rows, along_columns = (
+    for point, nearest in zip(points, np.argmin(distances, axis=1), strict=True):
+        apart, geometry = point - centers[nearest], geometries[nearest]
+        height, width = field_of_view(slices[nearest])
+        along_row, along_column = (
             apart @ np.asarray(geometry.row_direction),
             apart @ np.asarray(geometry.column_direction),
         )
-        hits += bool(abs(along_columns) <= half[0] and abs(along_rows) <= half[1])
-    return hits / len(centers)
+        hits += bool(abs(along_row) <= width / 2 and abs(along_column) <= height / 2)
+    return hits / len(points)
 
 
 def _distance_mm(piece: SliceHeader, point: _Array) -> float:
