@@ -208,7 +208,7 @@ def check_peers(config: Config) -> Iterator[Finding]:
         report = deliver.probe(peer, calling_ae_title=peer.calling_ae_title or config.receive.ae_title)
         if report.echo_ok:
             milliseconds = report.seconds * 1000
-            yield Finding(Level.OK, f"peer {name}", f"{peer.ae_title} answers in {milliseconds:.0f} ms")
+            yield Finding(Level.OK, f"peer {name}", f"{report.address} answers in {milliseconds:.0f} ms")
         else:
             fix = f"check peers.{name}, and that the peer knows our AE title {config.receive.ae_title}"
             yield Finding(Level.FAIL, f"peer {name}", report.error or "no answer", fix)

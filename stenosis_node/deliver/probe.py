@@ -52,7 +52,7 @@ class AcceptedClass:
 class ProbeReport:
     """What a peer answered."""
 
-    peer: str
+    address: str
     """How the peer is named in sentences."""
     echo_ok: bool
     """C-ECHO was answered with Success; of a DICOMweb server: a search, or a request for its options."""
@@ -85,7 +85,7 @@ def _probe_web(peer: Peer) -> ProbeReport:
         error = str(failure)
     seconds = time.monotonic() - begin
     return ProbeReport(
-        peer=describe(peer), echo_ok=error is None, seconds=seconds, error=error, accepted=(), refused=()
+        address=describe(peer), echo_ok=error is None, seconds=seconds, error=error, accepted=(), refused=()
     )
 
 
@@ -113,7 +113,7 @@ def _probe_dimse(peer: Peer, calling_ae_title: str) -> ProbeReport:
     except (RuntimeError, ValueError):
         error = f"{describe(peer)} ended the association before C-ECHO"
     return ProbeReport(
-        peer=describe(peer),
+        address=describe(peer),
         echo_ok=echo_ok,
         seconds=time.monotonic() - begin,
         error=error,

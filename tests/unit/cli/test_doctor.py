@@ -198,6 +198,21 @@ def test_probe_lists_what_the_peer_accepts(run: Run, config: Path, tmp_path: Pat
     assert "Comprehensive 3D SR Storage" in " ".join(text.split())
 
 
+def test_probe_has_reports_sent_in_the_class_it_found_best(run: Run, config: Path, tmp_path: Path) -> None:
+    settings = load(config)
+    settings.spool.mkdir(parents=True, exist_ok=True)
+    store = JobStore(settings.database_url)
+    store.migrate()
+    store.remember_capability("pacs", report_class="1.2.840.10008.5.1.4.1.1.88.22")
+    with storescp(tmp_path / "received") as port:
+        change(config, f"port = {settings.peers['pacs'].port}", f"port = {port}")
+        assert run("probe", "pacs", "-c", config).code == 0
+    known = store.capability("pacs")
+    store.close()
+    assert known is not None
+    assert known.report_class == "1.2.840.10008.5.1.4.1.1.88.34"
+
+
 def test_probe_of_a_silent_peer_gives_4(run: Run, config: Path) -> None:
     done = run("probe", "pacs", "-c", config)
     assert done.code == 4

@@ -25,7 +25,7 @@ def test_accepted_and_refused_classes(start_archive: StartArchive) -> None:
     )
     assert "Comprehensive 3D SR Storage" in report.refused
     assert report.report_class == ComprehensiveSRStorage
-    assert report.peer == f"ARCHIVE at 127.0.0.1 port {archive.port}"
+    assert report.address == f"ARCHIVE at 127.0.0.1 port {archive.port}"
     assert 0 < report.seconds < 3
 
 

@@ -334,7 +334,7 @@ def test_an_endless_answer_is_cut(documents: Documents, web: Web) -> None:
 def test_probe(web: Web) -> None:
     report = probe(web.peer(), calling_ae_title="S")
     assert (report.echo_ok, report.error, report.accepted, report.refused) == (True, None, (), ())
-    assert report.peer == web.url
+    assert report.address == web.url
     assert web.paths[0].startswith("GET /dicom-web/studies?")
     assert "limit=1" in web.paths[0]
     web.search = lambda path: Reply(404)  # a server that only stores

@@ -18,7 +18,7 @@ from stenosis_node.config import Peer
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.receive import Receiver
 from stenosis_node.wire.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from tests.unit.deliver.test_commitment import report
+from tests.unit.deliver.committer import report
 from tests.unit.jobs.drive import claimed, claimed_delivery, detail, grade, receive
 from tests.unit.receive.conftest import Node, StartNode
 
