@@ -49,8 +49,12 @@ class Withdrawal:
 
 
 def plan(targets: Iterable[RecallTarget], config: Config, spool: Spool) -> tuple[Withdrawal, ...]:
-    """What a recall would do. Changes nothing."""
-    return tuple(_plan_one(target, config.peers.get(target.peer), spool) for target in targets)
+    """What a recall would do. Changes nothing. An earlier revision that never reached a peer needs nothing done."""
+    return tuple(
+        _plan_one(target, config.peers.get(target.peer), spool)
+        for target in targets
+        if target.is_latest or target.documents or target.unanswered
+    )
 
 
 def _plan_one(target: RecallTarget, peer: Peer | None, spool: Spool) -> Withdrawal:
