@@ -259,7 +259,9 @@ def _labels(
         letter = mark_letter(slab)
         draw.text((right + 30, top + y), letter, fill=ACCENT, font=render.font(min(34, step)), anchor="lm")
         text = render.font(min(16, step))
-        draw.text((right + 58, top + y), _short_name(slab), fill=INK, font=text, anchor="lm")
+        name, _, series = _short_name(slab).partition(", ")
+        draw.text((right + 58, top + y), name, fill=INK, font=text, anchor="ls" if series else "lm")
+        draw.text((right + 58, top + y + 2), series, fill=MUTED, font=render.font(min(13, step)), anchor="lt")
 
 
 def mark_letter(slab: Slab) -> str:
@@ -270,9 +272,9 @@ def mark_letter(slab: Slab) -> str:
 
 
 def _short_name(slab: Slab) -> str:
-    before, found, _ = slab.name.partition("slab ")
-    number = before.removeprefix("series ").rstrip(", ")
-    return f"slab {number}/{slab.number}" if found and number else f"slab {slab.number}"
+    """``slab 2`` or ``slab 2, series 4``."""
+    series = slab.name.partition("slab ")[0].rstrip(", ")
+    return f"slab {slab.number}, {series}" if series else f"slab {slab.number}"
 
 
 def spread(wanted: Sequence[float], step: float, height: float) -> list[float]:

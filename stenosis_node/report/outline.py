@@ -68,7 +68,7 @@ class Slab:
     def sentence(self) -> str:
         """The slab in words."""
         if self.refusal:
-            return f"{self.refusal}; {wording.NO_EXCLUSION} ({_images(len(self.entries))})."
+            return f"{self.refusal}; {wording.NO_EXCLUSION} ({count_images(len(self.entries))})."
         name = f"{self.name[0].upper()}{self.name[1:]}"
         graded = sum(isinstance(e.finding, GradedSlice) for e in self.entries)
         if self.worst is None:
@@ -138,7 +138,7 @@ class Outline:
         return (
             f"Worst Schizas grade {grade_of(self.worst)} on {self.worst.place} "
             f"(network score {score_words(self.worst)}{mark}); "
-            f"{len(images) - len(rest)} of {_images(len(images))} graded{others}."
+            f"{len(images) - len(rest)} of {count_images(len(images))} graded{others}."
         )
 
 
@@ -249,7 +249,7 @@ def _refused(source: AxialSeries, found: Sequence[SliceFinding], prefix: str, de
         Entry(image, finding, f"{prefix}image {i + 1} of {total}", i + 1, isolated=False)
         for i, (image, finding) in enumerate(zip(source.slices, found, strict=True))
     )
-    return Slab(f"{prefix}{_images(total)}", 1, entries, None, wording.refusal(decision))
+    return Slab(f"{prefix}{count_images(total)}", 1, entries, None, wording.refusal(decision))
 
 
 def _slabs(source: AxialSeries, found: Sequence[SliceFinding], prefix: str) -> list[Slab]:
@@ -275,7 +275,8 @@ def _slabs(source: AxialSeries, found: Sequence[SliceFinding], prefix: str) -> l
     return slabs
 
 
-def _images(count: int) -> str:
+def count_images(count: int) -> str:
+    """``1 image``, ``3 images``."""
     return "1 image" if count == 1 else f"{count} images"
 
 

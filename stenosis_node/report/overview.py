@@ -20,7 +20,7 @@ from stenosis_node.domain import (
 )
 from stenosis_node.report import render, wording
 from stenosis_node.report.locator import RIM, Located, draw_panel, panel_width
-from stenosis_node.report.outline import Entry, Outline, Slab, grade_of, score_words
+from stenosis_node.report.outline import Entry, Outline, Slab, count_images, grade_of, score_words
 from stenosis_node.report.render import ACCENT, CARD, INK, MUTED, PAPER, TRACK
 from stenosis_node.report.source import SourceImage
 
@@ -28,7 +28,8 @@ MARGIN: Final = 20
 CARD_WIDTH: Final = 560
 CARD_HEIGHT: Final = 216
 THUMB: Final = 184
-CELL: Final = 18
+CELLS: Final = (18, 14, 11, 9)
+STRIP_HEIGHT: Final = 50
 HEADER: Final = 118
 FOOTER: Final = 106
 REMARK: Final = 18
@@ -149,7 +150,7 @@ def _counts(outline: Outline) -> str:
     graded = sum(isinstance(e.finding, GradedSlice) for e in images)
     left_out = sum(isinstance(e.finding, NotGradable | CanalNotFound | Unreadable) for e in images)
     cord = sum(isinstance(e.finding, CordSlice) for e in images)
-    parts = [f"{graded} of {len(images)} images graded"] if images else []
+    parts = [f"{graded} of {count_images(len(images))} graded"] if images else []
     parts += [f"{cord} with spinal cord"] if cord else []
     parts += [f"{left_out} could not be graded"] if left_out else []
     parts += [f"{len(outline.refusals)} series not graded"] if outline.refusals else []
@@ -166,11 +167,12 @@ def _card(
     left, top, width = place
     draw.rounded_rectangle((left, top, left + width - 1, top + CARD_HEIGHT - 1), 8, fill=CARD)
     shown = slab.worst or _representative(slab)
-    thumb = _thumbnail(shown)
+    thumb = _thumbnail(shown, "not graded" if slab.refusal else "not readable")
     page.paste(thumb, (left + 16, top + 16))
     x = left + 16 + THUMB + 20
     draw.text((x, top + 12), slab.name, fill=MUTED, font=render.font(18))
-    _strip(draw, slab, (x, top + 172), left + width - 16 - x)
+    if not slab.refusal:
+        _strip(draw, slab, (x, top + 172), left + width - 16 - x)
     worst = slab.worst
     if worst is None or not isinstance(worst.finding, GradedSlice):
         _ungraded(draw, slab, (x, top + 46), left + width - 16 - x)
@@ -190,7 +192,7 @@ def _ungraded(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], wid
     if slab.refusal:
         _, _, why = slab.refusal.partition(": ")
         reason = f"{why or 'not fit for grading'}; {reason}"
-    render.draw_lines(draw, render.wrapped(reason, width, 18)[:4], (place[0], place[1] + 52), 18, INK)
+    render.draw_lines(draw, render.wrapped(reason, width, 18)[:5], (place[0], place[1] + 52), 18, INK)
 
 
 def _representative(slab: Slab) -> Entry:
@@ -200,25 +202,23 @@ def _representative(slab: Slab) -> Entry:
     return boxed[len(boxed) // 2]
 
 
-def _thumbnail(entry: Entry) -> Image.Image:
+def _thumbnail(entry: Entry, without: str) -> Image.Image:
     pixels = entry.image.pixels
     if pixels is None:
         blank = Image.new("RGB", (THUMB, THUMB), TRACK)
         ImageDraw.Draw(blank).text(
-            (THUMB // 2, THUMB // 2), "not readable", fill=INK, font=render.font(18), anchor="mm"
+            (THUMB // 2, THUMB // 2), without, fill=INK, font=render.font(18), anchor="mm"
         )
         return blank
     return render.canal_view(pixels, entry.image.plane, finding_box(entry.finding), THUMB)
 
 
 def _strip(draw: ImageDraw.ImageDraw, slab: Slab, place: tuple[int, int], width: int) -> None:
-    """One cell per slice from head to foot, with the letters of the legend."""
-    left, top = place
-    per_row = max(width // CELL, 1)
-    rows = math.ceil(len(slab.entries) / per_row)
-    size = CELL if rows == 1 else 14
-    if rows > 1:
-        per_row = max(width // size, 1)
+    """One cell per slice from head to foot, with the letters of the legend; as large as there is room."""
+    count = len(slab.entries)
+    size = next((s for s in CELLS if math.ceil(count / (width // s)) * (s + 2) <= STRIP_HEIGHT), CELLS[-1])
+    per_row = width // size
+    left, top = place[0], min(place[1], place[1] + STRIP_HEIGHT - 12 - math.ceil(count / per_row) * (size + 2))
     for i, entry in enumerate(slab.entries):
         row, column = divmod(i, per_row)
         x, y = left + column * size, top + row * (size + 2)

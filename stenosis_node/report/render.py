@@ -47,16 +47,14 @@ def font(size: int) -> Font:
 
 
 def windowed(pixels: Pixels, source: SourceImage) -> Gray:
-    """Grey values for display ``[rows, columns]``: the source's window, else percentiles.
+    """Grey values for display ``[rows, columns]``: the source's window or table, else percentiles.
 
-    A window that leaves nearly nothing between black and white is a header error and is ignored; so is that of an
-    inverted source, which is given for the values before inversion.
+    A window that leaves nearly nothing between black and white is a header error and is ignored.
     """
     values = np.nan_to_num(pixels)
-    if not source.monochrome1:
-        shown = _voi(values, source.voi)
-        if shown is not None and _is_sensible(shown):
-            return shown
+    shown = _as_source_wants(values, source)
+    if shown is not None:
+        return shown
     low, high = np.percentile(values, WINDOW_PERCENTILES)
     return _gray((values - low) / max(float(high - low), 1e-6))
 
@@ -64,14 +62,28 @@ def windowed(pixels: Pixels, source: SourceImage) -> Gray:
 def display_window(pixels: Pixels, source: SourceImage) -> Voi:
     """What :func:`windowed` applies, for the values as the source has them: not inverted, even if its sense is."""
     values = np.nan_to_num(pixels)
-    if not source.monochrome1:
-        shown = _voi(values, source.voi)
-        if shown is not None and _is_sensible(shown):
-            return source.voi
+    if _as_source_wants(values, source) is not None:
+        return source.voi
     low, high = (float(v) for v in np.percentile(values, WINDOW_PERCENTILES))
-    if source.monochrome1:  # the values were inverted about the middle of their range when they were read
-        low, high = (float(values.max() + values.min()) - v for v in (high, low))
+    if source.monochrome1:
+        low, high = (_span(values) - v for v in (high, low))
     return Voi((low + high) / 2 + 0.5, high - low + 1)
+
+
+def _as_source_wants(values: Pixels, source: SourceImage) -> Gray | None:
+    """Through the window or table of the source; None when it has none, or none that shows anything.
+
+    Those of an inverted source are meant for the values before they were inverted, and give what is then inverted.
+    """
+    shown = _voi(_span(values) - values if source.monochrome1 else values, source.voi)
+    if shown is None or not _is_sensible(shown):
+        return None
+    return 255 - shown if source.monochrome1 else shown
+
+
+def _span(values: Pixels) -> float:
+    """Smallest and largest value together: reading an inverted source took its values from this."""
+    return float(values.max()) + float(values.min())
 
 
 def _is_sensible(shown: Gray) -> bool:
@@ -120,7 +132,10 @@ def canal_view(pixels: Pixels, geometry: SliceGeometry, box: PixelBox | None, si
     rows, columns = pixels.shape
     spacing = (geometry.column_spacing_mm, geometry.row_spacing_mm)
     center = box.center if box is not None else (columns / 2, rows / 2)
-    side_mm = CLOSE_UP_MM if box is not None else max(columns * spacing[0], rows * spacing[1])
+    if box is None:
+        side_mm = max(columns * spacing[0], rows * spacing[1])
+    else:
+        side_mm = max(CLOSE_UP_MM, 1.2 * (box.x1 - box.x0) * spacing[0], 1.2 * (box.y1 - box.y0) * spacing[1])
     half = side_mm / spacing[0] / 2, side_mm / spacing[1] / 2
     edges = (center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1])
     x0, y0, x1, y1 = (max(round(v), 0) for v in edges)

@@ -53,12 +53,34 @@ def test_without_a_usable_window_the_values_decide(voi: Voi) -> None:
     assert 100 < shown.mean() < 156
 
 
-def test_an_inverted_source_is_shown_bright_is_bright() -> None:
+def test_an_inverted_source_is_shown_through_its_window_and_bright_is_bright() -> None:
     """Pixels arrive already inverted; the window of the header was meant for the values before."""
-    shown = render.windowed(RAMP, source(Voi(100, 50), monochrome1=True))
-    assert shown[-1, -1] == 255
-    assert shown[0, 0] == 0
+    shown = render.windowed(RAMP, source(Voi(300, 400), monochrome1=True))  # 100 to 500 before, 900 to 500 now
+    assert shown[RAMP < 499].max() == 0
+    assert shown[RAMP > 901].min() == 255
+    assert abs(int(shown[np.unravel_index(np.abs(RAMP - 700).argmin(), RAMP.shape)]) - 128) <= 1
+    table = tuple(min(i // 4, 255) for i in range(1001))
+    shown = render.windowed(RAMP, source(Voi(lut=(0, table, 8)), monochrome1=True))
+    assert abs(int(shown[32, 32]) - (255 - int((1000 - RAMP[32, 32]) // 4))) <= 1
+
+
+@pytest.mark.parametrize("voi", [Voi(), Voi(9000, 10)])
+def test_an_inverted_source_without_a_usable_window_is_bright_where_it_is_bright(voi: Voi) -> None:
+    shown = render.windowed(RAMP, source(voi, monochrome1=True))
+    assert (shown[0, 0], shown[-1, -1]) == (0, 255)
     assert 100 < shown.mean() < 156
+
+
+@pytest.mark.parametrize(("width", "function"), [(0, "LINEAR"), (1, "LINEAR"), (0, "SIGMOID"), (-5, "LINEAR_EXACT")])
+def test_windows_without_width_are_ignored(tmp_path: Path, width: float, function: str) -> None:
+    def edit(ds: Dataset) -> None:
+        ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = "500", str(width), function
+
+    series = mr_study.classic(tmp_path, (1,), edit=edit)
+    _, sources = read_sources(series.slices)
+    shown = render.windowed(RAMP, sources[series.slices[0].ref])
+    assert 100 < shown.mean() < 156
+    assert np.unique(shown).size > 200
 
 
 def test_values_that_are_no_numbers_do_not_spoil_a_picture() -> None:
