@@ -47,6 +47,7 @@ class Node(RuleBasedStateMachine):
         self.holder: dict[int, str] = {}  # job: token of who may advance it
         self.sender: dict[int, str] = {}  # delivery: likewise
         self.confirmed: dict[tuple[int, str], set[str]] = {}  # job and peer: what the peer confirmed
+        self.named: dict[str, list[int]] = {}  # token of a grader: what its result says it supersedes
         self.checks: list[CheckLease] = []
         self.asked: list[tuple[str, int, str, str]] = []  # transaction, job, peer, document
         self.paused: set[str] = set()
@@ -132,6 +133,7 @@ class Node(RuleBasedStateMachine):
             assert lease.attempt <= MAX_ATTEMPTS
             self.leases.append(lease)
             self.holder[lease.job_id] = lease.token
+            self.named[lease.token] = self.predecessors(lease.job_id)
 
     @precondition(lambda self: self.leases)
     @rule(
@@ -157,9 +159,11 @@ class Node(RuleBasedStateMachine):
                 n = len(self.store.instances(lease.job_id)) if what == "grade" else 1
                 key = f"{lease.job_id:08x}{n:08x}"
                 before = self.store.latest_result(lease.job_id)
+                predecessors = self.predecessors(lease.job_id)
                 self.store.advance_graded(
                     lease, result_key=key, chosen_key=key, documents=[document(f"8.{key}")], peers=PEERS, now=now
                 )
+                assert predecessors == self.named[lease.token], "a result left that its successor does not name"
                 same = before is not None and before.result_key == key
                 if same and self.detail(lease.job_id).results[-1].withdrawn_at is not None:
                     assert self.detail(lease.job_id).job.state == JobState.CANCELLED, "a recalled result is sent again"
@@ -365,6 +369,9 @@ class Node(RuleBasedStateMachine):
         assert found is not None
         return found
 
+    def predecessors(self, job_id: int) -> list[int]:
+        return [result.revision for result in self.store.predecessors(job_id)]
+
     def details(self) -> list[JobDetail]:
         return [self.detail(job.id) for job in self.store.list_jobs()]
 
@@ -406,6 +413,7 @@ class Node(RuleBasedStateMachine):
         """In a world without faults every job that is not over comes to its end by itself."""
         self.now += 10_000
         while (lease := claim(self.store, self.now, max_attempts=MAX_ATTEMPTS)) is not None:
+            self.named[lease.token] = self.predecessors(lease.job_id)
             self.act(lease, "grade")
         for peer in PEERS:
             self.store.resume_peer(peer.name, now=at(self.now))
