@@ -31,8 +31,10 @@ DCIODVFY_ALLOWED = (
 
 @pytest.fixture(scope="module")
 def rejected(good: Result) -> tuple[Document, ...]:
-    """Some of the captures, and the report in the class that the peer took."""
-    return (*good.documents[:3], good.documents[-1].alternatives[0])
+    """Some of the captures, the presentation state, and the report in the class that the peer took."""
+    (state,) = [document for document in good.documents if document.kind is DocumentKind.GSPS]
+    (report,) = [document for document in good.documents if document.kind is DocumentKind.SR]
+    return (*good.documents[:3], state, report.alternatives[0])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,8 @@ def test_evidence_and_content_name_exactly_what_was_delivered(note: Document, re
     assert evidence == {(d.series_instance_uid, d.sop_class_uid, d.sop_instance_uid) for d in rejected}
     selected = [item for item in ds.ContentSequence if "ReferencedSOPSequence" in item]
     assert [(i.ValueType, i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in selected] == [
-        ("COMPOSITE" if d.kind is DocumentKind.SR else "IMAGE", d.sop_instance_uid) for d in rejected
+        ("COMPOSITE" if d.kind in (DocumentKind.SR, DocumentKind.GSPS) else "IMAGE", d.sop_instance_uid)
+        for d in rejected
     ]
 
 
@@ -159,6 +162,6 @@ def test_orthanc_takes_it_and_files_it_with_the_study(
         assert statuses == [0] * (len(rejected) + 1)
         (study,) = rest(f"{url}/studies")
         series = [rest(f"{url}/series/{s}") for s in rest(f"{url}/studies/{study}")["Series"]]
-        assert sorted(s["MainDicomTags"]["Modality"] for s in series) == ["KO", "OT", "SR"]
+        assert sorted(s["MainDicomTags"]["Modality"] for s in series) == ["KO", "OT", "PR", "SR"]
         (instance,) = next(s["Instances"] for s in series if s["MainDicomTags"]["Modality"] == "KO")
         assert dcmread(BytesIO(rest(f"{url}/instances/{instance}/file"))) == parsed(note)
