@@ -128,6 +128,12 @@ def test_who_may_report(node: Node, start_node: StartNode, tmp_path: Path) -> No
         assert made.is_rejected
 
 
+def test_an_archive_that_may_not_associate_is_named_at_start(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    strict = node.config.receive.model_copy(update={"calling_ae_titles": ("SCANNER",)})
+    Receiver(node.config.model_copy(update={"receive": strict}), node.spool, node.store)
+    assert "ARCHIVE is asked for storage commitment but may not associate" in caplog.text
+
+
 def test_many_reports_at_once(node: Node) -> None:
     """Each association has its thread, and a peer may report in pieces."""
     statuses: list[int | None] = []
