@@ -2,7 +2,7 @@
 
 from stenosis_node.report.compose import compose
 from stenosis_node.report.delivered import Delivered, Found, find_results
-from stenosis_node.report.gate import check
+from stenosis_node.report.gate import check, check_rejection_note
 from stenosis_node.report.html import capture_png, render_delivered, render_html
 from stenosis_node.report.identity import Predecessor, ReportContext, content_key
 from stenosis_node.report.rejection import rejection_note, rejection_note_key
@@ -19,6 +19,7 @@ __all__ = [
     "as_json",
     "capture_png",
     "check",
+    "check_rejection_note",
     "compose",
     "content_key",
     "find_results",

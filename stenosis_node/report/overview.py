@@ -206,9 +206,7 @@ def _thumbnail(entry: Entry, without: str) -> Image.Image:
     pixels = entry.image.pixels
     if pixels is None:
         blank = Image.new("RGB", (THUMB, THUMB), TRACK)
-        ImageDraw.Draw(blank).text(
-            (THUMB // 2, THUMB // 2), without, fill=INK, font=render.font(18), anchor="mm"
-        )
+        ImageDraw.Draw(blank).text((THUMB // 2, THUMB // 2), without, fill=INK, font=render.font(18), anchor="mm")
         return blank
     return render.canal_view(pixels, entry.image.plane, finding_box(entry.finding), THUMB)
 

@@ -177,5 +177,7 @@ def _keep_note(target: RecallTarget, why: str, config: Config, spool: Spool) -> 
     key = report.rejection_note_key(rejected, why)
     if spool.documents(key) is None:
         created = datetime.now(UTC).replace(microsecond=0)
-        spool.put_documents(key, [report.rejection_note(rejected, why=why, created=created, settings=config.report)])
+        note = report.rejection_note(rejected, why=why, created=created, settings=config.report)
+        report.check_rejection_note(note, rejected)
+        spool.put_documents(key, [note])
     return key

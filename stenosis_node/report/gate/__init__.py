@@ -16,9 +16,10 @@ from stenosis_node.report.gate.content_rules import content_faults
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
 from stenosis_node.report.gate.header_rules import header_faults, set_faults
 from stenosis_node.report.gate.presentation_rules import presentation_faults
+from stenosis_node.report.gate.rejection_rules import check_rejection_note
 from stenosis_node.report.gate.report_rules import report_faults
 
-__all__ = ["Fault", "check", "faults"]
+__all__ = ["Fault", "check", "check_rejection_note", "faults"]
 
 
 def check(

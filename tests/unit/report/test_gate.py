@@ -540,7 +540,10 @@ DEMANDED = {
 def test_every_rule_of_the_gate_has_a_broken_variant_and_every_demand_a_rule() -> None:
     folder = Path(gate.__file__).parent
     rules = set(
-        re.findall(r'Fault\(\s*"([a-z-]+)"', "".join(p.read_text(encoding="utf-8") for p in folder.glob("*.py")))
+        re.findall(
+            r'Fault\(\s*"([a-z-]+)"',
+            "".join(p.read_text(encoding="utf-8") for p in folder.glob("*.py") if p.stem != "rejection_rules"),
+        )
     )
     tables = (REPORT_FAULTS, CAPTURE_FAULTS, PRESENTATION_FAULTS, SET_FAULTS, CONTENT_FAULTS)
     proven = {rule for table in tables for names, _ in table for rule in names.split()}
