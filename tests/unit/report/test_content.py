@@ -15,6 +15,7 @@ from stenosis_node.domain import (
     AxialSeries,
     Decision,
     Document,
+    DocumentKind,
     OperatingPoint,
     ReaderAgreement,
     SagittalSlice,
@@ -311,3 +312,33 @@ def test_figures_nobody_measured_do_not_leave(rich: Study, changes: dict[str, ob
     bundle = replace(rich.findings.bundle, **changes)
     found = faults(rich.documents, replace(rich.findings, bundle=bundle), rich.series, rich.sagittal)
     assert {fault.rule for fault in found} == {rule}
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+def test_one_slice_of_thirty_that_cannot_be_decoded_or_placed(tmp_path: Path) -> None:
+    letters = "A" * 14 + "x" + "B" * 14 + "x"
+    series = mr_study.blinded(mr_study.classic(tmp_path, (30,)), letters)
+    *placed, last = series.slices
+    series = replace(series, slices=(*placed, replace(last, geometry=None, slab=1)))
+    found = mr_study.findings(series, letters)
+    sagittal = mr_study.sagittal(tmp_path)
+    documents = compose(found, [series], mr_study.context(found), sagittal)
+    check(documents, found, [series], sagittal)
+    assert "28 of 30 images graded; 2 not readable" in summary(documents)
+    assert opened(documents[-1]).CompletionFlag == "PARTIAL"
+    assert sum(d.kind is DocumentKind.SC for d in documents) == 28
+    last_slab = said(documents, codes.SLAB_RESULT)[-1]
+    assert last_slab == ("Slab 2 (image 30 of 30): not graded, this does not exclude stenosis; 1 not readable.")
+
+
+def test_slices_without_any_place_leave_no_line(tmp_path: Path) -> None:
+    series = mr_study.blinded(mr_study.classic(tmp_path, (3,)), "xxx")
+    series = replace(series, slices=tuple(replace(s, geometry=None) for s in series.slices))
+    found, sagittal = mr_study.findings(series, "xxx"), mr_study.sagittal(tmp_path)
+    documents = compose(found, [series], mr_study.context(found), sagittal)
+    check(documents, found, [series], sagittal)
+    assert said(documents, codes.SLAB_POSITIONS) == [
+        "No sagittal image shows where the slabs lie: no axial image crosses the sagittal slice."
+    ]
