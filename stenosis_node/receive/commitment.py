@@ -27,7 +27,7 @@ class CommitmentReports:
         for title in self._peers:
             if config.receive.calling_ae_titles and title not in config.receive.calling_ae_titles:
                 log.warning(
-                    "%s is asked for storage commitment but may not associate: add the AE title that it reports from to "
+                    "%s is asked for storage commitment but may not associate: add the title that it reports from to "
                     "receive.calling_ae_titles",
                     title,
                     extra={"event": "reports_rejected"},
