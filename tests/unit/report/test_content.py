@@ -267,6 +267,8 @@ def shorter_summary(text: str) -> Edit:
 
 MEASURED = f"{wording.RULE} (200 simulated studies): sensitivity 93 %, specificity 88 %."
 CONTENT_FAULTS: list[tuple[str, Edit]] = [
+    ("air", lambda ds: ds.ContentSequence.remove(one(ds, codes.DEVICE_MODEL))),
+    ("air", lambda ds: setattr(one(ds, codes.DEVICE_MANUFACTURER), "TextValue", "somebody else")),
     ("rule", without(codes.RULE)),
     ("rule", words(codes.RULE, "The mean of all grades.")),
     ("rule-figures", words(codes.RULE, MEASURED.replace("93", "99"))),
