@@ -25,6 +25,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from stenosis_node.config import Peer
 from stenosis_node.domain import Document, DocumentKind
+from tests.unit.dicom_peers import orthanc
 
 SR_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, BasicTextSRStorage)
 
@@ -76,6 +77,13 @@ def documents() -> tuple[Document, ...]:
     overview = make_document(0, SecondaryCaptureImageStorage, DocumentKind.SC_OVERVIEW)
     capture = make_document(1, SecondaryCaptureImageStorage, DocumentKind.SC)
     return overview, capture, report
+
+
+@pytest.fixture(scope="session")
+def orthanc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """DICOM port and REST address of one Orthanc, which takes seconds to start."""
+    with orthanc(tmp_path_factory.mktemp("orthanc")) as addresses:
+        yield addresses
 
 
 def dataset_bytes(document: Document) -> bytes:

@@ -11,7 +11,7 @@ from stenosis_node.deliver import probe
 from stenosis_node.deliver.probe import AcceptedClass
 from tests.conftest import free_port
 from tests.unit.deliver.conftest import StartArchive
-from tests.unit.dicom_peers import orthanc, storescp
+from tests.unit.dicom_peers import storescp
 
 
 def test_accepted_and_refused_classes(start_archive: StartArchive) -> None:
@@ -47,18 +47,17 @@ def test_unreachable_and_rejected(start_archive: StartArchive) -> None:
     assert "called AE title 'X'" in wrong.error
 
 
-def test_dcmtk_and_orthanc(tmp_path: Path) -> None:
+def test_dcmtk_and_orthanc(tmp_path: Path, orthanc_server: tuple[int, str]) -> None:
     with storescp(tmp_path / "in") as port:
         report = probe(Peer(ae_title="ANY", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
         assert report.echo_ok
         assert "Comprehensive 3D SR Storage" in {one.name for one in report.accepted}
         assert "Storage Commitment Push Model SOP Class" in report.refused
-    with orthanc(tmp_path / "orthanc") as (port, _):
-        report = probe(Peer(ae_title="ORTHANC", host="127.0.0.1", port=port), calling_ae_title="STENOSIS")
-        assert report.echo_ok
-        assert {s for one in report.accepted if "3D SR" in one.name for s in one.transfer_syntaxes} == {
-            "Explicit VR Little Endian",
-            "Implicit VR Little Endian",
-        }
-        taken = {one.name for one in report.accepted}
-        assert {"Storage Commitment Push Model SOP Class", "Key Object Selection Document Storage"} <= taken
+    report = probe(Peer(ae_title="ORTHANC", host="127.0.0.1", port=orthanc_server[0]), calling_ae_title="STENOSIS")
+    assert report.echo_ok
+    assert {s for one in report.accepted if "3D SR" in one.name for s in one.transfer_syntaxes} == {
+        "Explicit VR Little Endian",
+        "Implicit VR Little Endian",
+    }
+    taken = {one.name for one in report.accepted}
+    assert {"Storage Commitment Push Model SOP Class", "Key Object Selection Document Storage"} <= taken

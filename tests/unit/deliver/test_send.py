@@ -32,7 +32,7 @@ from stenosis_node.errors import PermanentError, TransientError
 from stenosis_node.wire.association import associate
 from tests.conftest import free_port
 from tests.unit.deliver.conftest import StartArchive, dataset_bytes
-from tests.unit.dicom_peers import orthanc, rest, storescp
+from tests.unit.dicom_peers import rest, storescp
 
 Documents = tuple[Document, ...]
 
@@ -391,15 +391,15 @@ def test_dcmtk_refuses_or_aborts(documents: Documents, tmp_path: Path, option: s
         run(documents, Peer(ae_title="DCMTK", host="127.0.0.1", port=port, timeout_s=3))
 
 
-def test_orthanc_holds_what_we_sent(documents: Documents, tmp_path: Path) -> None:
-    with orthanc(tmp_path / "orthanc") as (port, url):
-        run(documents, Peer(ae_title="ORTHANC", host="127.0.0.1", port=port))
-        held = {}
-        for name in rest(f"{url}/instances"):
-            content = rest(f"{url}/instances/{name}/file")
-            held[rest(f"{url}/instances/{name}/tags?simplify")["SOPInstanceUID"]] = content
-        with pytest.raises(PermanentError, match="called AE title"):
-            run(documents, Peer(ae_title="OTHER", host="127.0.0.1", port=port))
+def test_orthanc_holds_what_we_sent(documents: Documents, orthanc_server: tuple[int, str]) -> None:
+    port, url = orthanc_server
+    run(documents, Peer(ae_title="ORTHANC", host="127.0.0.1", port=port))
+    held = {}
+    for name in rest(f"{url}/instances"):
+        content = rest(f"{url}/instances/{name}/file")
+        held[rest(f"{url}/instances/{name}/tags?simplify")["SOPInstanceUID"]] = content
+    with pytest.raises(PermanentError, match="called AE title"):
+        run(documents, Peer(ae_title="OTHER", host="127.0.0.1", port=port))
     assert set(held) == {d.sop_instance_uid for d in documents}
     for document in documents:
         assert held[document.sop_instance_uid].endswith(dataset_bytes(document))
