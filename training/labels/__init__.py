@@ -1,0 +1,1 @@
+"""Labels of slices: one manifest for all sources (docs/labels.md)."""
