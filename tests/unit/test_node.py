@@ -159,17 +159,17 @@ def test_a_child_gets_exactly_the_configuration_of_serve(tmp_path: Path) -> None
 def test_what_is_over_is_deleted_and_what_was_graded_stays(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     study = Study(tmp_path / "study")
-    axial, sagittal = study.axial(4), study.sagittal(3)
+    axial, sagittal, localizer = study.axial(4), study.sagittal(3), study.localizer()
     bench.receive(*study.files)
     purge(bench.config, bench.spool, bench.store)
-    assert len(list(bench.spool.iter_instances())) == 7
+    assert len(list(bench.spool.iter_instances())) == 10
 
     GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="w").step(threading.Event())
     purge(bench.config, bench.spool, bench.store)
 
     kept = {path.parts[2] for path in bench.spool.iter_instances()}
-    assert kept == {axial.uid}
-    assert bench.job(study.uid).job.n_instances == len(axial.paths) + len(sagittal.paths)
+    assert kept == {axial.uid, sagittal.uid}  # the sagittal series orients the reader
+    assert bench.job(study.uid).job.n_instances == sum(len(one.paths) for one in (axial, sagittal, localizer))
 
     none_kept = bench.config.retention.model_copy(update={"instances_days": 0, "documents_days": 0})
     purge(bench.config.model_copy(update={"retention": none_kept}), bench.spool, bench.store)
