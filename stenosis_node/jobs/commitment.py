@@ -10,7 +10,6 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, select, update
 
 from stenosis_node.domain import DeliveryState
-from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.delivering import finish_delivery, uncommitted
 from stenosis_node.jobs.leases import (
@@ -18,6 +17,7 @@ from stenosis_node.jobs.leases import (
     NO_LEASE,
     CommitmentLease,
     add_event,
+    delivery_lost,
     fail_delivery,
     held_delivery,
     is_paused,
@@ -92,7 +92,7 @@ class Committing(Database):
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             renewing = update(delivery).where(delivery.c.id == lease.delivery_id, delivery.c.lease_token == lease.token)
             if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
-                raise LeaseLost(f"delivery {lease.delivery_id} of job {lease.job_id} to {lease.peer} was taken away")
+                raise delivery_lost(lease)
 
     def request_commitment(
         self, lease: CommitmentLease, *, transaction_uid: str, due_at: datetime, now: datetime | None = None
@@ -240,11 +240,13 @@ def _write_committed(connection: Connection, row: Row[Any], uids: Collection[str
 def _write_failed(
     connection: Connection, row: Row[Any], failed: Mapping[str, int], requested_at: datetime
 ) -> tuple[str, ...]:
-    """Which of the failed ones are not confirmed any more. One that was sent again since the request is."""
+    """Which of the failed ones are not confirmed any more. One that was sent again since the request is, and one that
+    the peer committed to under another request: that is the stronger word."""
     lost = []
     for uid, reason in failed.items():
         stale = _receipts(row, [uid]) & receipt.c.confirmed & (receipt.c.at <= requested_at)
-        said = {"confirmed": False, "committed_at": None, "text": f"not committed, failure reason 0x{reason:04X}"}
+        stale &= receipt.c.committed_at.is_(None)
+        said = {"confirmed": False, "text": f"not committed, failure reason 0x{reason:04X}"}
         if connection.execute(update(receipt).where(stale).values(**said)).rowcount:
             lost.append(uid)
     return tuple(lost)
@@ -256,7 +258,7 @@ def _send_again(
     sentence = f"{row.peer} did not commit to {len(lost)} documents that it had confirmed"
     add_event(connection, row.job_id, now, EventKind.NOT_COMMITTED, sentence)
     values: dict[str, Any] = {"commit_due_at": None}  # not everything is sent any more
-    if row.state == DeliveryState.SENT:
+    if row.state in (DeliveryState.SENT, DeliveryState.PENDING):  # who sends it now takes the lost ones for confirmed
         values |= {"state": DeliveryState.PENDING, "state_since": now, "retry_at": retry_at, "message": sentence}
         values |= NO_LEASE
     set_delivery(connection, row.id, **values)

@@ -8,13 +8,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, select, update
 
 from stenosis_node.domain import DeliveryState, JobState
-from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import (
     DELIVERABLE,
     NO_LEASE,
     DeliveryLease,
     add_event,
+    delivery_lost,
     fail_delivery,
     held_delivery,
     is_paused,
@@ -84,7 +84,7 @@ class Delivering(Database):
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             renewing = update(delivery).where(delivery.c.id == lease.delivery_id, delivery.c.lease_token == lease.token)
             if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
-                raise LeaseLost(f"delivery {lease.delivery_id} of job {lease.job_id} to {lease.peer} was taken away")
+                raise delivery_lost(lease)
 
     def release_delivery(self, lease: DeliveryLease, *, now: datetime | None = None) -> None:
         """Give the delivery back, because the node stops: the attempt does not count. LeaseLost when it is gone."""
@@ -106,13 +106,15 @@ class Delivering(Database):
     ) -> None:
         """What the peer answered about one document; the latest answer counts, but what it confirmed stays confirmed.
 
+        An answer is a fact whoever holds the lease now: what the peer has must be known when it is withdrawn.
+
         status     DIMSE status; None: no answer
         confirmed  whether the sender takes it that the peer has the document; None: as the status says
-        raises     LeaseLost
+        raises     LeaseLost when the lease is gone, once the answer is written down
         """
         with self._writing() as connection:
             now = self._now(connection, now)
-            held_delivery(connection, lease)
+            connection.execute(select(job.c.id).where(job.c.id == lease.job_id).with_for_update()).one()
             if confirmed is None:
                 confirmed = status in STORED
             said = {"status": status, "text": text, "confirmed": confirmed, "at": now}
@@ -126,6 +128,10 @@ class Delivering(Database):
                     where=receipt.c.confirmed.is_(False),
                 )
             )
+            held = (delivery.c.id == lease.delivery_id) & (delivery.c.lease_token == lease.token)
+            is_held = connection.execute(select(delivery.c.id).where(held)).first() is not None
+        if not is_held:
+            raise delivery_lost(lease)
 
     def advance_delivery(
         self, lease: DeliveryLease, *, commitment: bool = False, now: datetime | None = None

@@ -137,8 +137,13 @@ def held_delivery(connection: Connection, lease: DeliveryLease | CommitmentLease
         .with_for_update()
     ).first()
     if delivery_row is None:
-        raise LeaseLost(f"delivery {lease.delivery_id} of job {lease.job_id} to {lease.peer} was taken away")
+        raise delivery_lost(lease)
     return job_row, delivery_row
+
+
+def delivery_lost(lease: DeliveryLease | CommitmentLease) -> LeaseLost:
+    """The error of whoever has it no longer."""
+    return LeaseLost(f"delivery {lease.delivery_id} of job {lease.job_id} to {lease.peer} was taken away")
 
 
 def held_withdrawal(connection: Connection, lease: WithdrawalLease) -> Row[Any]:

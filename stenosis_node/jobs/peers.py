@@ -72,13 +72,9 @@ class Peers(Database):
         """End a pause: everything that waits for this peer is due at once. Returns how many deliveries that are."""
         with self._writing() as connection:
             now = self._now(connection, now)
-            due = update(delivery).where(
-                delivery.c.peer == name,
-                delivery.c.state == DeliveryState.PENDING,
-                delivery.c.lease_token.is_(None),
-                delivery.c.retry_at > now,
-            )
-            connection.execute(due.values(retry_at=now))
+            for table, pending in ((delivery, DeliveryState.PENDING), (withdrawal, WithdrawalState.PENDING)):
+                waits = (table.c.state == pending) & table.c.lease_token.is_(None) & (table.c.retry_at > now)
+                connection.execute(update(table).where(table.c.peer == name, waits).values(retry_at=now))
             self._upsert_peer(connection, name, paused_at=None, paused_why=None)
             waiting = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
             return int(connection.execute(_counted(func.count(), name).where(waiting)).scalar_one())

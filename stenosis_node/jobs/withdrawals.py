@@ -49,8 +49,9 @@ class Withdrawing(Database):
     def recallable(self, *, job_id: int | None = None, bundle: str | None = None) -> tuple[RecallTarget, ...]:
         """Results as the peers have them, by job, revision and peer, that are not withdrawn from that peer yet.
 
-        A withdrawal that failed, or waits for a hand or for a later revision, does not count. A result that has not
-        reached a peer is returned too, without documents: recalling it stops its delivery.
+        A withdrawal that failed, or waits for a hand or for a later revision, or lacks a document that the peer has
+        confirmed since, does not count. A result that has not reached a peer is returned too, without documents:
+        recalling it stops its delivery.
 
         job_id   only results of this job
         bundle   only results of these weights: ``NAME`` or ``NAME VERSION`` as shown by ``job``, or the digest of the
@@ -84,8 +85,8 @@ class Withdrawing(Database):
 
         The results are withdrawn, their deliveries that are not done are cancelled, and a job whose latest result is
         RECALLED is CANCELLED; SUPERSEDED leaves the job alone. Withdrawals that exist already stay as they are, but
-        one that failed or waits for a hand becomes pending with the new note, and one that waits for a later revision
-        does so no longer.
+        one that failed, waits for a hand or lacks a document becomes pending with the new note, and one that waits for
+        a later revision does so no longer.
 
         notes    (result_id, peer) to the key of the rejection note in the spool; None or missing: the peer takes no
                  notes, and the withdrawal waits for the hand of its administrator
@@ -117,8 +118,7 @@ class Withdrawing(Database):
         """Take the rejection note for ``peer`` that has waited longest, None when there is none. Counts an attempt.
 
         None while the peer is paused or the job is held; the note about a superseded result waits until the peer has a
-        later one, DELIVERED. One whose attempts are used up, because whoever had it died,
-        fails here.
+        later one, DELIVERED. One whose attempts are used up, because whoever had it died, fails here.
         """
         with self._writing() as connection:
             now = self._now(connection, now)
@@ -221,12 +221,12 @@ def _made_by(bundle: str) -> Any:
 
 def _target(connection: Connection, row: Row[Any]) -> RecallTarget | None:
     mine = (withdrawal.c.result_id == row.id) & (withdrawal.c.peer == row.peer)
-    known = connection.execute(select(OPEN.label("is_open")).where(mine)).first()
-    if known is not None and not known.is_open:
-        return None
+    known = connection.execute(select(withdrawal.c.sop_instance_uids, OPEN.label("is_open")).where(mine)).first()
     documents = _answered(connection, row.job_id, row.id, row.peer, receipt.c.confirmed)
     no_answer = receipt.c.confirmed.is_(False) & receipt.c.status.is_(None)
     unanswered = _answered(connection, row.job_id, row.id, row.peer, no_answer)
+    if known is not None and not known.is_open and not _not_in(known, (*documents, *unanswered)):
+        return None
     if row.withdrawn_at is not None and not documents and not unanswered:
         return None
     return RecallTarget(
@@ -241,6 +241,11 @@ def _target(connection: Connection, row: Row[Any]) -> RecallTarget | None:
         documents=documents,
         unanswered=unanswered,
     )
+
+
+def _not_in(known: Row[Any], rows: Sequence[DocumentRow]) -> set[str]:
+    """UIDs that a withdrawal does not list: an answer to what was sent may come after it."""
+    return {row.sop_instance_uid for row in rows} - set(known.sop_instance_uids)
 
 
 def _answered(
@@ -307,9 +312,10 @@ def _withdraw(
         row = {"job_id": target.job_id, "result_id": target.result_id, "peer": target.peer, "created_at": now}
         connection.execute(insert(withdrawal).values(**row, **fresh))
         return True
-    if not known.is_open:
+    grown = _not_in(known, (*target.documents, *target.unanswered))
+    if not known.is_open and not grown:
         return False
-    if note_key is not None or known.state == WithdrawalState.FAILED:
+    if grown or note_key is not None or known.state == WithdrawalState.FAILED:
         set_withdrawal(connection, known.id, **fresh, **NO_LEASE)
         return True
     if known.state == WithdrawalState.PENDING and reason is WithdrawalReason.RECALLED:  # it has its note

@@ -164,6 +164,36 @@ def test_a_failure_that_is_older_than_the_last_sending_is_void(store: JobStore) 
     assert [r.confirmed for r in delivery(store).receipts] == [True, True]
 
 
+def test_a_failure_does_not_undo_what_the_peer_committed_to_under_another_request(store: JobStore) -> None:
+    graded(store)
+    send(store, 21)
+    ask(store, 22, "7.1", wait_s=1)
+    ask(store, 24, "7.2")
+    assert answer(store, 25, transaction="7.2") is CommitmentOutcome.COMMITTED
+
+    answer(store, 26, ("8.aa.1",), {"8.aa.2": 0x0112}, "7.1")
+
+    assert delivery(store).state is DeliveryState.DELIVERED
+    (target,) = store.recallable(job_id=1)
+    assert len(target.documents) == 2, "the peer keeps both, so both are withdrawn"
+
+
+def test_a_sender_at_work_does_not_take_for_sent_what_the_peer_has_lost_meanwhile(store: JobStore) -> None:
+    graded(store)
+    send(store, 21)
+    ask(store, 22, "7.1", wait_s=1)
+    ask(store, 24, "7.2")
+    answer(store, 25, (), {"8.aa.2": 0x0112}, "7.2")
+    at_work = claimed_delivery(store, 31)
+    assert at_work.confirmed == {"8.aa.1"}
+
+    assert answer(store, 32, (), {"8.aa.1": 0x0112}, "7.1") is CommitmentOutcome.INCOMPLETE
+
+    with pytest.raises(LeaseLost):
+        store.advance_delivery(at_work, commitment=True, now=at(33))
+    assert claimed_delivery(store, 40).confirmed == frozenset()
+
+
 def test_a_peer_that_says_nothing_about_some_is_asked_again(store: JobStore) -> None:
     graded(store)
     send(store, 21)

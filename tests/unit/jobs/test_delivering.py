@@ -7,7 +7,18 @@ import pytest
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs import JobStore, PeerSpec, Step
-from tests.unit.jobs.drive import at, claim_delivery, claimed_delivery, graded, kinds, state, summary
+from tests.unit.jobs.drive import (
+    at,
+    claim_delivery,
+    claimed,
+    claimed_delivery,
+    grade,
+    graded,
+    kinds,
+    receive,
+    state,
+    summary,
+)
 
 OPTIONAL = PeerSpec("mirror", required=False)
 
@@ -106,13 +117,26 @@ def test_an_expired_delivery_is_given_to_another_and_the_first_is_fenced_out(sto
     assert (second.attempt, second.first_started_at) == (2, at(21))
     for use in (
         lambda: store.renew_delivery(first, lease_s=60, now=at(101)),
-        lambda: store.record_document(first, "8.aa.1", status=0, text="", now=at(101)),
         lambda: store.advance_delivery(first, now=at(101)),
         lambda: store.release_delivery(first, now=at(101)),
     ):
         with pytest.raises(LeaseLost):
             use()
     assert store.advance_delivery(second, now=at(102)) == JobState.DELIVERED
+
+
+def test_an_answer_that_comes_after_the_lease_is_lost_is_a_fact_all_the_same(store: JobStore) -> None:
+    graded(store)
+    lease = claimed_delivery(store, 21)
+    receive(store, 2, 22)
+
+    with pytest.raises(LeaseLost):
+        store.record_document(lease, "8.aa.1", status=0, text="", now=at(23))
+
+    grade(store, claimed(store, 40), 41, "bb" * 8)
+    (first, second) = store.recallable(job_id=1)
+    assert [row.sop_instance_uid for row in first.documents] == ["8.aa.1"], "or nobody would ever withdraw it"
+    assert second.documents == ()
 
 
 def test_a_delivery_given_back_does_not_count_as_an_attempt(store: JobStore) -> None:

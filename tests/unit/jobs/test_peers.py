@@ -64,6 +64,23 @@ def test_commitment_and_withdrawals_wait_with_a_paused_peer(store: JobStore) -> 
     assert store.claim_withdrawal("pacs", worker="w", lease_s=60, max_attempts=3, now=at(130)) is not None
 
 
+def test_withdrawals_that_wait_for_another_attempt_are_due_when_the_peer_is_resumed(store: JobStore) -> None:
+    graded(store)
+    lease = claimed_delivery(store, 21)
+    store.record_document(lease, "8.aa.1", status=0, text="", now=at(21))
+    store.advance_delivery(lease, now=at(21))
+    targets = store.recallable(job_id=1)
+    store.recall(targets, why="wrong", notes={(targets[0].result_id, "pacs"): "ee" * 8}, now=at(22))
+    note = store.claim_withdrawal("pacs", worker="sender", lease_s=60, max_attempts=3, now=at(23))
+    assert note is not None
+    store.retry_withdrawal_later(note, retry_at=at(3600), sentence="refused", max_attempts=3, now=at(24))
+    store.pause_peer("pacs", why="repair", now=at(25))
+
+    store.resume_peer("pacs", now=at(30))
+
+    assert store.claim_withdrawal("pacs", worker="sender", lease_s=60, max_attempts=3, now=at(30)) is not None
+
+
 def test_a_peer_is_paused_before_anything_was_sent_to_it(store: JobStore) -> None:
     store.pause_peer("pacs", why="not there yet", now=at(0))
     store.pause_peer("pacs", why="still not", now=at(1))

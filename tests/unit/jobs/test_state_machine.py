@@ -212,15 +212,13 @@ class Node(RuleBasedStateMachine):
         try:
             match what:
                 case "confirm":
-                    self.store.record_document(sending, uid, status=0, text="", now=now)
-                    self.confirmed.setdefault((sending.job_id, sending.peer), set()).add(uid)
+                    self.confirm(sending)
                 case "refuse":
                     self.store.record_document(sending, uid, status=0xA700, text="", now=now)
                 case "done":
                     self.store.advance_delivery(sending, now=now)
                 case "sent":
-                    self.store.record_document(sending, uid, status=0, text="", now=now)
-                    self.confirmed.setdefault((sending.job_id, sending.peer), set()).add(uid)
+                    self.confirm(sending)
                     self.store.advance_delivery(sending, commitment=True, now=now)
                 case "fail":
                     self.store.fail_delivery(sending, sentence="refused", now=now)
@@ -237,6 +235,12 @@ class Node(RuleBasedStateMachine):
             assert may
             if what not in ("confirm", "refuse"):
                 del self.sender[sending.delivery_id]
+
+    def confirm(self, sending: DeliveryLease) -> None:
+        """What a peer has it has, whoever the lease belongs to now."""
+        uid = f"8.{sending.result_key}"
+        self.confirmed.setdefault((sending.job_id, sending.peer), set()).add(uid)
+        self.store.record_document(sending, uid, status=0, text="", now=at(self.now))
 
     # ----------------------------------------------------------------- commitment and withdrawals
 

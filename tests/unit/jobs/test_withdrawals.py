@@ -141,6 +141,22 @@ def test_a_recall_during_a_delivery_is_refused_until_it_is_known_what_arrived(st
     assert recall(store, 25) == 1
 
 
+def test_a_document_that_arrived_after_all_is_withdrawn_by_another_recall(store: JobStore) -> None:
+    graded(store)
+    lease = claimed_delivery(store, 21)
+    store.record_document(lease, "8.aa.1", status=0, text="", now=at(22))
+    receive(store, 2, 23)  # takes the lease away while the other document is on its way
+    recall(store, 24)
+    store.advance_withdrawal(claimed_withdrawal(store, 25), now=at(25))
+    assert store.recallable(job_id=1) == ()
+    with pytest.raises(LeaseLost):
+        store.record_document(lease, "8.aa.2", status=0, text="", now=at(26))
+
+    assert recall(store, 30, note="ff" * 8) == 1
+
+    assert claimed_withdrawal(store, 31).sop_instance_uids == ("8.aa.1", "8.aa.2")
+
+
 def test_all_targets_are_withdrawn_or_none(store: JobStore) -> None:
     for number in (1, 2):
         graded(store, number=number, study=f"1.{number}")
