@@ -110,7 +110,7 @@ def retry(
     if as_json or state is not detail.job.state:
         _confirm(detail, state, as_json)
         if detail.results and detail.results[-1].withdrawn_at is not None and state is JobState.RECEIVED:
-            complain("its result was recalled and is never delivered again: only another result will be")
+            complain("its result was recalled: what is graded now is delivered as a new revision")
     elif state is JobState.CANCELLED:
         say(f"job {detail.job.id} stays {state}: its rejection notes are sent again; the recalled result never is")
     else:

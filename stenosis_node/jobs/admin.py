@@ -25,8 +25,8 @@ class Admin(Database):
 
         A job that stopped in delivery, or that only waits for another attempt of it, is GRADED: only deliveries that
         failed are pending again, and a complete result is never graded again. Any other is RECEIVED, also one whose
-        result was recalled. Withdrawals of its results that failed are pending again; when a job has such and was
-        recalled, nothing else happens.
+        result was recalled: what is graded then is a revision, even if its content is the same. Withdrawals of its
+        results that failed are pending again; when a job has such and was recalled, nothing else happens.
 
         raises  PermanentError when there is no such job or nothing to retry
         """
@@ -57,6 +57,8 @@ class Admin(Database):
             changed: dict[str, Any] = {} if state == row.state else {"state_since": now}
             if state == JobState.RECEIVED:
                 changed["purged_at"] = None  # the files are there, or came again
+            if state == JobState.RECEIVED != row.state:
+                changed["reissue"] = _latest_is_withdrawn(connection, row)
             set_job(
                 connection,
                 job_id,

@@ -71,6 +71,7 @@ class Grading(Database):
                     first_claimed_at=row.first_claimed_at or now,
                     lease_until=now + timedelta(seconds=lease_s),
                     revision=row.revision,
+                    reissue=row.reissue,
                 )
                 set_job(
                     connection,
@@ -164,7 +165,7 @@ class Grading(Database):
             row = held_job(connection, lease)
             _refuse_if_being_deleted(connection, row.id, result_key, lease.claimed_at)
             done: dict[str, Any] = {"attempts": 0, "retry_at": None, "state": JobState.GRADED, "state_since": now}
-            done |= {"message": None, "reason": None, "failed_in": None, **NO_LEASE}
+            done |= {"message": None, "reason": None, "failed_in": None, "reissue": False, **NO_LEASE}
             latest = _latest_result(connection, row)
             if latest is not None and latest.result_key == result_key:
                 if latest.withdrawn_at is not None:
@@ -329,7 +330,7 @@ def _revive_deliveries(connection: Connection, result_id: int, now: datetime) ->
 
 
 def _still_withdrawn(connection: Connection, latest: Row[Any], now: datetime) -> JobState:
-    """What was recalled is never sent again as it was."""
+    """What was recalled is never sent again as it was, and as a revision only if an administrator asks for it."""
     sentence = f"the result is the same as revision {latest.revision}, which was recalled; nothing is sent"
     set_job(
         connection,

@@ -60,6 +60,8 @@ class Lease:
     lease_until: datetime
     revision: int
     """Of the latest result; 0: none yet."""
+    reissue: bool
+    """An administrator wants it graded although its result was recalled: a revision, even of the same content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

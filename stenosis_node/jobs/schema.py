@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -104,6 +105,7 @@ job: Final = Table(
     Column("lease_until", UtcDateTime),
     Column("lease_worker", String(64)),
     Column("revision", Integer, nullable=False, default=0),  # of the latest result; 0: none yet
+    Column("reissue", Boolean, nullable=False, server_default=false()),  # a recalled result is wanted once more
     Column("tidied_at", UtcDateTime),  # bytes that can never be graded are gone
     Column("purged_at", UtcDateTime),  # all received bytes are gone
     _one_of("state", JobState),

@@ -356,6 +356,7 @@ def _close(
             reason=None,
             message=f"recalled: {why}",
             retry_at=None,
+            reissue=False,
             **NO_LEASE,
         )
 

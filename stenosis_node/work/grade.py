@@ -176,11 +176,17 @@ class GradeWorker:
         return StudyFindings.from_json(stored)
 
     def _context(self, lease: Lease, content_key: str) -> report.ReportContext:
-        """Of the latest revision when that has the same content, else of the next one."""
+        """Of the latest revision when that has the same content, else of the next one.
+
+        When the latest was recalled and an administrator wants the study graded nevertheless, of the next one in any
+        case: peers that act on rejection notes would not take the same documents again.
+        """
         detail = self._store.job(lease.job_id)
         if detail is None:
             raise LeaseLost(f"job {lease.job_id} is gone")
         for latest in detail.results[-1:]:
+            if lease.reissue and latest.withdrawn_at is not None:
+                break
             same = self._revision(detail, content_key, latest.revision, latest.first_claimed_at)
             if same.key == latest.result_key:
                 return same

@@ -259,11 +259,11 @@ def test_recall_records_what_the_peers_administrator_must_delete(run: Run, confi
     assert "Withdrawn" in text
 
 
-def test_a_recalled_job_says_that_retry_sends_nothing_of_it(run: Run, config: Path, filled: JobStore) -> None:
+def test_a_recalled_job_says_that_retry_sends_a_new_revision(run: Run, config: Path, filled: JobStore) -> None:
     run("recall", "--job", "1", "--yes", "-c", config)
     done = run("retry", "1", "-c", config)
     assert done.code == 0
-    assert "never delivered again" in done.err
+    assert "delivered as a new revision" in done.err
 
 
 def test_recall_asks_where_somebody_can_answer_and_refuses_where_nobody_can(

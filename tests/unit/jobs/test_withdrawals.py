@@ -217,6 +217,27 @@ def test_a_recalled_study_is_graded_again_when_it_is_retried_and_the_same_result
     assert claimed_delivery(store, 73).revision == 2
 
 
+def test_only_the_order_to_retry_asks_for_a_recalled_result_once_more(store: JobStore) -> None:
+    graded(store)
+    deliver(store, 21)
+    recall(store, 30)
+    receive(store, 2, 40)
+    lease = claimed(store, 60)
+    assert not lease.reissue, "a late image is no order"
+    store.fail(lease, sentence="broken", now=at(61))
+
+    store.retry(1, now=at(70))
+    lease = claimed(store, 71)
+    assert lease.reissue
+    store.release(lease, now=at(72))
+    assert claimed(store, 73).reissue, "until there is a result"
+    store.free_leases_of("grader", now=at(74))
+    grade(store, claimed(store, 75), 76, OTHER)
+
+    receive(store, 3, 80)
+    assert not claimed(store, 95).reissue
+
+
 def test_a_grader_at_work_on_a_recalled_study_loses_it(store: JobStore) -> None:
     graded(store)
     deliver(store, 21)

@@ -337,6 +337,33 @@ def test_going_back_to_earlier_weights_is_a_revision_that_is_sent(bench: Bench, 
     assert bench.store.claim_delivery("p", worker="deliver@test", lease_s=60, max_attempts=9) is None
 
 
+def test_a_recalled_result_comes_back_as_a_revision_when_it_is_retried_and_not_by_a_late_image(
+    bench: Bench, study: Study
+) -> None:
+    study.axial(4)
+    sagittal = study.sagittal(4)
+    bench.config = bench.config.model_copy(update={"peers": {"p": Peer(ae_title="P", host="127.0.0.1", port=1)}})
+    bench.receive(*study.files)
+    worker(bench).step(GO_ON)
+    first, sent_first = send_all(bench)
+    store = bench.store
+    store.recall(store.recallable(job_id=first.job_id), why="the wrong job", notes={})
+
+    bench.receive(sagittal.add_slice())
+    worker(bench).step(GO_ON)
+    assert bench.job(study.uid).job.state is JobState.CANCELLED
+
+    store.retry(first.job_id)
+    worker(bench).step(GO_ON)
+
+    second, sent = send_all(bench)
+    assert (second.revision, bench.job(study.uid).job.state) == (2, JobState.DELIVERED)
+    assert len(sent) == len(sent_first)
+    assert not sent & sent_first, "peers that act on notes take no rejected UID again"
+    assert predecessors(report_of(bench, second.result_key)) == {report_of(bench, first.result_key).SOPInstanceUID}
+    assert bench.pipeline.calls == 1
+
+
 def test_deleted_documents_of_an_unchanged_result_are_made_again_byte_for_byte(bench: Bench, study: Study) -> None:
     study.axial(4)
     sagittal = study.sagittal(4)

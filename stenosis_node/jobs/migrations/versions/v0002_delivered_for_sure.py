@@ -66,6 +66,7 @@ def _commitment() -> None:
 
 
 def _withdrawals() -> None:
+    op.add_column("job", sa.Column("reissue", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("result", sa.Column("bundle", sa.Text()))
     op.add_column("result", sa.Column("bundle_digest", sa.String(length=64)))
     op.add_column("result", sa.Column("withdrawn_at", TIME))
