@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from training import commands
+from training.evaluation import command as evaluation_command
 from training.phantom import command as phantom_command
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 phantom_command.register(app)
 commands.register(app)
+evaluation_command.register(app)
 
 
 def main() -> None:
