@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -171,7 +170,7 @@ def build(
     ds.BurnedInAnnotation = "NO"  # the attribute means identifying annotation: none is drawn
     ds.RecognizableVisualFeatures = "NO"
     ds.DerivationDescription = "Display window applied, enlarged, canal box and network output drawn"
-    ds.DerivationCodeSequence = Items([tree.coded(codes.PIXEL_CALCULATION)])
+    ds.DerivationCodeSequence = Items([tree.coded(codes.RESAMPLED)])
     refs = [entry.image.ref for entry in entries] + ([located.slice.ref] if located is not None else [])
     _sources(ds, refs)
     _compression(ds, [sources[r] for r in refs if r in sources] + ([located.source] if located is not None else []))
@@ -226,11 +225,10 @@ def _compression(ds: Dataset, sources: Sequence[SourceImage]) -> None:
 
 
 def _pixels(ds: Dataset, picture: Image.Image) -> None:
-    array = np.asarray(picture)
     ds.SamplesPerPixel = 3
     ds.PhotometricInterpretation = "RGB"
     ds.PlanarConfiguration = 0
-    ds.Rows, ds.Columns = array.shape[:2]
+    ds.Rows, ds.Columns = picture.height, picture.width
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
-    data = array.tobytes()
+    data = picture.tobytes()
     ds.PixelData = data + b"\0" * (len(data) % 2)

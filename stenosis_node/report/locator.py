@@ -200,7 +200,7 @@ def draw_panel(page: Image.Image, located: Located, place: tuple[int, int], heig
         for border in mark.borders:
             _dashes(pen, on_picture(border))
         _solid(pen, on_picture(mark.key), on_picture(mark.gap) if mark.gap else None)
-    lines = layer.resize((width, height), Image.Resampling.LANCZOS)
+    lines = layer.reduce(FINE)
     picture.paste(lines.convert("RGB"), (0, 0), lines.getchannel("A"))
     page.paste(picture, (left, top))
     draw = ImageDraw.Draw(page)

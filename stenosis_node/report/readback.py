@@ -18,6 +18,9 @@ from stenosis_node.report.codes import Code
 
 Ref = tuple[str, str, int | None]
 """(SOP Class UID, SOP Instance UID, frame number or None)."""
+Coded = tuple[str, str, str]
+"""(value, scheme, meaning)."""
+_NOTHING = Dataset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Item:
     name: tuple[str, str]
     """(code value, coding scheme) of the concept name; empty strings when there is none."""
     meaning: str
-    code: tuple[str, str, str] | None
-    """(value, scheme, meaning) of a CODE."""
+    code: Coded | None
+    """Of a CODE."""
     text: str
     """Of a TEXT or UIDREF."""
     number: float | None
@@ -80,16 +83,21 @@ def encoded(ds: Dataset, keyword: str) -> bytes:
 
 def tree(ds: Dataset) -> Item:
     """The SR tree of a data set. Attributes that are missing become empty values, never an exception."""
-    name = _code(ds, "ConceptNameCodeSequence")
+    return _item(ds, {})
+
+
+def _item(ds: Dataset, seen: dict[bytes, Coded | None]) -> Item:
+    """``seen``: the codes of this document that were read, by their bytes; a tree says few things many times."""
+    name = _code(ds, "ConceptNameCodeSequence", seen)
     measured = _first(ds, "MeasuredValueSequence")
-    unit = _code(measured, "MeasurementUnitsCodeSequence")
+    unit = _code(measured, "MeasurementUnitsCodeSequence", seen)
     template = _first(ds, "ContentTemplateSequence")
     return Item(
         relationship=str(ds.get("RelationshipType") or ""),
         kind=str(ds.get("ValueType") or ""),
         name=(name[0], name[1]) if name else ("", ""),
         meaning=name[2] if name else "",
-        code=_code(ds, "ConceptCodeSequence"),
+        code=_code(ds, "ConceptCodeSequence", seen),
         text=str(ds.get("TextValue") or ds.get("UID") or ""),
         number=None if measured.get("NumericValue") in (None, "") else float(measured.NumericValue),
         unit=unit[0] if unit else "",
@@ -97,7 +105,7 @@ def tree(ds: Dataset) -> Item:
         points=tuple(float(v) for v in ds.get("GraphicData") or ()),
         refs=tuple(reference(r) for r in ds.get("ReferencedSOPSequence") or ()),
         template=str(template.get("TemplateIdentifier") or ""),
-        children=tuple(tree(child) for child in ds.get("ContentSequence") or ()),
+        children=tuple(_item(child, seen) for child in ds.get("ContentSequence") or ()),
     )
 
 
@@ -113,10 +121,19 @@ def reference(item: Dataset) -> Ref:
 
 def _first(ds: Dataset, keyword: str) -> Dataset:
     items: list[Dataset] = list(ds.get(keyword) or [])
-    return items[0] if items else Dataset()
+    return items[0] if items else _NOTHING
 
 
-def _code(ds: Dataset, keyword: str) -> tuple[str, str, str] | None:
+def _code(ds: Dataset, keyword: str, seen: dict[bytes, Coded | None]) -> Coded | None:
+    content = encoded(ds, keyword)
+    if not content:
+        return _read_code(ds, keyword)
+    if content not in seen:
+        seen[content] = _read_code(ds, keyword)
+    return seen[content]
+
+
+def _read_code(ds: Dataset, keyword: str) -> Coded | None:
     item = _first(ds, keyword)
     if not len(item):
         return None

@@ -30,7 +30,7 @@ from stenosis_node.domain import (
     StudyFindings,
     finding_box,
 )
-from stenosis_node.report import codes, identity, tree, wording
+from stenosis_node.report import codes, encoding, identity, tree, wording
 from stenosis_node.report.codes import Code
 from stenosis_node.report.identity import ReportContext, tracking_uid
 from stenosis_node.report.locator import Located
@@ -60,6 +60,7 @@ def build(
     shown = located.slice.ref if isinstance(located, Located) else None
     ds.CurrentRequestedProcedureEvidenceSequence = Items([_evidence(findings, shown)])
     ds.update(_content(outline, findings, series, images, context, located))
+    encoding.prepare(ds)
     first = _document(context, 0, to_bytes(ds, CLASSES[0], context.uid("sr", 0)))
     others = []
     for position, sop_class in enumerate(CLASSES[1:], start=1):

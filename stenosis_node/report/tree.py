@@ -7,12 +7,12 @@ refuses a report without measurements, and has no place for the summary and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.sr.coding import Code as PydicomCode
 
 from stenosis_node.domain import PixelBox, SliceRef
 from stenosis_node.report.codes import Code
@@ -25,8 +25,10 @@ PROPERTY = "HAS PROPERTIES"
 INFERRED = "INFERRED FROM"
 
 
-def _concept(code: Code) -> PydicomCode:
-    return PydicomCode(code.value, code.scheme, code.meaning)
+@cache
+def _concept(code: Code) -> sr.CodedConcept:
+    """One item of each code for all trees: a report says few things many times, and nobody writes into it."""
+    return sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def coded(code: Code) -> Dataset:

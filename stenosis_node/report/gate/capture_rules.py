@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from stenosis_node.domain import BundleStatus, DocumentKind
@@ -113,11 +115,17 @@ def _banner(one: Opened, status: BundleStatus, rows: int, columns: int) -> Itera
     words = wording.BANNER[status]
     if words is None:
         return
+    count = rows * columns * 3
+    pixels = np.frombuffer(one.ds.PixelData, np.uint8, count).reshape(rows, columns, 3)
+    if not np.array_equal(pixels[: wording.BANNER_HEIGHT_PX], _strip(words, columns)):
+        yield Fault("banner", f"{one.name}: its pixels do not say '{words}'")
+
+
+@lru_cache(maxsize=8)
+def _strip(words: str, columns: int) -> npt.NDArray[np.uint8]:
+    """The strip as it must be ``[rows, columns, 3]``. The pictures of a study have few widths."""
     strip = Image.new("RGB", (columns, wording.BANNER_HEIGHT_PX), wording.BANNER_PAPER)
     font = ImageFont.load_default(wording.BANNER_TEXT_PX)
     place = (wording.BANNER_LEFT_PX, wording.BANNER_TOP_PX)
     ImageDraw.Draw(strip).text(place, words, fill=wording.BANNER_INK, font=font)
-    count = rows * columns * 3
-    pixels = np.frombuffer(one.ds.PixelData, np.uint8, count).reshape(rows, columns, 3)
-    if not np.array_equal(pixels[: wording.BANNER_HEIGHT_PX], np.asarray(strip)):
-        yield Fault("banner", f"{one.name}: its pixels do not say '{words}'")
+    return np.asarray(strip)
