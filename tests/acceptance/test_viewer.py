@@ -23,7 +23,8 @@ from stenosis_node.domain import AxialSeries, CanalNotFound, Document, DocumentK
 from stenosis_node.grading.manifest import read_manifest
 from stenosis_node.report import rejection_note
 from stenosis_node.series import find_files
-from stenosis_node.work.grade import grade_files, load_pipeline
+from stenosis_node.work.grade import load_pipeline
+from stenosis_node.work.study import grade_files
 from tests.acceptance.viewer import ohif
 from tests.acceptance.viewer.archive import WebArchive
 from tests.acceptance.viewer.browser import Chromium
