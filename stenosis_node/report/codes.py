@@ -130,5 +130,5 @@ UNIT_VECTOR: Final = Code("{-1:1}", "UCUM", "{-1:1}", "TID 1604")
 # --------------------------------------------------------------------------- headers
 PROCESSING_EQUIPMENT: Final = _dcm("109102", "Processing Equipment", "CID 7005; IHE AI Results 6.5.3.1")
 ACQUISITION_EQUIPMENT: Final = _dcm("109101", "Acquisition Equipment", "CID 7005")
-PIXEL_CALCULATION: Final = _dcm("113091", "Pixel by pixel calculation", "CID 7203")
+RESAMPLED: Final = _dcm("113085", "Spatial resampling", "CID 7203")
 SOURCE_IMAGE: Final = _dcm("121322", "Source image for image processing operation", "CID 7202")

@@ -15,7 +15,7 @@ from stenosis_node.config import Report
 from stenosis_node.domain import SliceRef, StudyFindings
 from stenosis_node.report import wording
 
-LAYOUT: Final = "3"
+LAYOUT: Final = "4"
 """Raised when the same findings would give other documents; part of the content key."""
 
 
