@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,12 +17,13 @@ from stenosis_node.domain import (
     Decision,
     Document,
     DocumentKind,
+    GradedSlice,
     SeriesDecision,
     SeriesFindings,
     SeriesReason,
 )
 from stenosis_node.errors import PermanentError
-from stenosis_node.report import Predecessor, check, codes, compose, content_key, readback
+from stenosis_node.report import Predecessor, check, codes, compose, content_key, readback, wording
 
 from . import mr_study
 from .conftest import Result
@@ -33,6 +35,12 @@ def opened(document: Document) -> Dataset:
 
 def texts(document: Document) -> list[str]:
     return [item.text for item in readback.tree(opened(document)).walk() if item.kind == "TEXT"]
+
+
+def words_of(document: Document) -> list[str]:
+    """Texts of a report, the comment of a capture."""
+    ds = opened(document)
+    return texts(document) if document.kind is DocumentKind.SR else [str(ds.get("ImageComments", ""))]
 
 
 def summary(documents: tuple[Document, ...]) -> str:
@@ -132,6 +140,17 @@ def test_a_demonstration_bundle_is_named_everywhere(good: Result) -> None:
         assert opened(document).SeriesDescription.startswith("DEMO NOT CLINICAL")
     assert opened(good.documents[-1]).PreliminaryFlag == "PRELIMINARY"
     assert summary(good.documents).startswith("Demonstration weights - not for clinical use. AI result, not verified.")
+
+
+def test_no_figure_stands_beside_a_result_but_the_scores_of_its_networks(good: Result) -> None:
+    """Above all none of a publication: what others measured says nothing about these weights."""
+    graded = [f for f in good.findings.series[0].slices if isinstance(f, GradedSlice)]
+    said = [text for document in good.documents for text in words_of(document)]
+    figures = {figure for text in said for figure in re.findall(r"[<>]?[\d.]+ ?%", text)}
+    assert figures == {wording.shares(f.scores)[f.grade] for f in graded}
+    numbers = {i.name for i in readback.tree(opened(good.documents[-1])).walk() if i.kind == "NUM" and i.unit == "%"}
+    assert {name[1] for name in numbers} == {codes.PRIVATE_SCHEME}
+    assert {name[0][:2] for name in numbers} == {"S-"}
 
 
 @pytest.mark.parametrize("status", [BundleStatus.RESEARCH, BundleStatus.VALIDATED])

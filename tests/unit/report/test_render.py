@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from stenosis_node.domain import BundleStatus, PixelBox, SliceGeometry
-from stenosis_node.report import capture, overview, render
+from stenosis_node.report import capture, compose, overview, render
 from stenosis_node.report.outline import outline
 from stenosis_node.report.source import SourceImage, Voi, read_sources
 
@@ -208,3 +211,27 @@ def test_one_row_of_window_values_is_not_needed(tmp_path: Path) -> None:
     series = mr_study.classic(tmp_path, (3,), edit=edit)
     _, sources = read_sources(series.slices)
     assert sources[series.slices[0].ref].voi == Voi()
+
+
+def test_pictures_are_the_same_whoever_the_patient_is(tmp_path: Path) -> None:
+    """Nothing identifying is drawn: Burned In Annotation says NO."""
+
+    def somebody_else(ds: Dataset) -> None:
+        ds.PatientName, ds.PatientID, ds.AccessionNumber = "Nobody^Else", "77", "B2"
+        ds.PatientBirthDate, ds.PatientSex, ds.PatientAge = "19991231", "M", "026Y"
+        ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20201111"
+        ds.InstitutionName, ds.StudyDescription, ds.SeriesDescription = "Elsewhere", "other", "other"
+
+    def drawn_for(name: str, edit: Callable[[Dataset], None] | None) -> list[bytes]:
+        folder = tmp_path / name
+        folder.mkdir()
+        series = mr_study.classic(folder, (3, 3), edit=edit)
+        found = mr_study.findings(series, "ACAc?-")
+        documents = compose(found, [series], mr_study.context(found), mr_study.sagittal(folder, edit=edit))
+        captures = [dcmread(BytesIO(d.content)) for d in documents if d.kind in ("sc", "sc-overview")]
+        assert {ds.BurnedInAnnotation for ds in captures} == {"NO"}
+        return [ds.PixelData for ds in captures]
+
+    pictures = drawn_for("somebody", None)
+    assert len(pictures) == 6
+    assert drawn_for("somebody else", somebody_else) == pictures
