@@ -9,6 +9,7 @@ import typer
 
 from training import commands
 from training.evaluation import command as evaluation_command
+from training.importers import command as import_command
 from training.phantom import command as phantom_command
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 phantom_command.register(app)
+import_command.register(app)
 commands.register(app)
 evaluation_command.register(app)
 

@@ -1,0 +1,1 @@
+"""Labels of other formats and public sets as rows of the manifest."""
