@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 
 from stenosis_node.domain import JobState
 from stenosis_node.errors import LeaseLost
@@ -18,14 +19,18 @@ from stenosis_node.jobs.schema import instance, job
 class Completeness(Database):
     """The part of the store that the check for completeness uses."""
 
-    def claim_check(self, *, worker: str, lease_s: float, now: datetime | None = None) -> CheckLease | None:
+    def claim_check(
+        self, *, worker: str, lease_s: float, not_from: Collection[str] = (), now: datetime | None = None
+    ) -> CheckLease | None:
         """Take the quiet study that has waited longest for its check, None when there is none.
 
         A check counts no attempt: once ``past_ceiling`` it must conclude whatever it finds.
+
+        not_from  calling AE titles: studies of which an instance came from these wait, up to their ceiling
         """
         with self._writing() as connection:
             now = self._now(connection, now)
-            row = connection.execute(_next_check(now)).first()
+            row = connection.execute(_next_check(now, not_from)).first()
             if row is None:
                 return None
             lease = CheckLease(
@@ -106,7 +111,8 @@ class Completeness(Database):
             return frozenset(connection.execute(wanted).scalars())
 
 
-def _next_check(now: datetime) -> Any:
+def _next_check(now: datetime, not_from: Collection[str]) -> Any:
+    of_these = exists().where(instance.c.job_id == job.c.id, instance.c.calling_ae_title.in_(not_from))
     return (
         select(job)
         .where(
@@ -116,6 +122,7 @@ def _next_check(now: datetime) -> Any:
             job.c.held.is_(False),
             job.c.retry_at.is_(None) | (job.c.retry_at <= now),
             job.c.lease_until.is_(None) | (job.c.lease_until <= now),
+            *([~of_these | (job.c.ceiling_at <= now)] if not_from else []),
         )
         .order_by(job.c.quiet_until, job.c.id)
         .limit(1)

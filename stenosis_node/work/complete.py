@@ -27,8 +27,8 @@ log = logging.getLogger("stenosis_node.work.complete")
 POLL_S: Final = 0.2
 MAX_ROUNDS: Final = 3
 """How often a gap is fetched or waited for, or a source that is away is asked again."""
-MAX_CHECKS: Final = 32
-"""Checks that wait for their source at the same time."""
+MAX_CHECKS: Final = 16
+"""Checks that wait for one source at the same time. Further studies of it are left alone up to their ceiling."""
 
 
 class CompletenessChecker:
@@ -38,12 +38,9 @@ class CompletenessChecker:
         self._jobs = config.jobs
         self._store = store
         self._worker = worker
-        self._sources = {
-            peer.ae_title: Source(name, config, spool, store)
-            for name, peer in config.peers.items()
-            if peer.query != "none"
-        }
-        self._slots = threading.BoundedSemaphore(MAX_CHECKS)
+        asked = [Source(name, config, spool, store) for name, peer in config.peers.items() if peer.query != "none"]
+        self._sources = {source.ae_title: source for source in asked}
+        self._asking: dict[str, list[threading.Thread]] = {title: [] for title in self._sources}
         self._fetched: dict[int, tuple[int, int]] = {}
         """Per job how many were fetched of how many that were missing; only for the sentence."""
 
@@ -58,29 +55,31 @@ class CompletenessChecker:
 
     def step(self, stop: threading.Event) -> bool:
         """Claim a study; conclude, or begin to ask its source. False when none is due. TransientError: no database."""
-        if not self._slots.acquire(timeout=POLL_S):
+        busy = self._busy()
+        lease = self._store.claim_check(worker=self._worker, lease_s=self._jobs.lease_s, not_from=busy)
+        if lease is None:
             return False
-        asking = None
+        failpoint("check.claimed")
+        title = self._source_of(lease)
         try:
-            lease = self._store.claim_check(worker=self._worker, lease_s=self._jobs.lease_s)
-            if lease is None:
-                return False
-            failpoint("check.claimed")
-            source = self._source_of(lease)
             if self._still_arriving(lease):
                 self._conclude(lease, f"the ceiling of {self._jobs.ceiling_s:g} s passed while instances still arrived")
-            elif source is None:
+            elif title is None:
                 self._conclude(lease, _quiet(lease, "no queried peer sends this study"))
+            elif title in busy:
+                said = f"the ceiling passed while {self._sources[title].name} was asked for other studies"
+                self._conclude(lease, _quiet(lease, said))
             else:
                 asking = threading.Thread(
-                    target=self._check, args=(lease, source, stop), name=f"check {lease.job_id}", daemon=True
+                    target=self._check,
+                    args=(lease, self._sources[title], stop),
+                    name=f"check {lease.job_id}",
+                    daemon=True,
                 )
+                self._asking[title].append(asking)
                 asking.start()
         except LeaseLost:
             log.info("a study was taken away during its check", extra={"event": "lease_lost"})
-        finally:
-            if asking is None:
-                self._slots.release()
         return True
 
     # ----------------------------------------------------------------- asking, in a thread of its own
@@ -97,8 +96,6 @@ class CompletenessChecker:
                     self._not_asked(lease, source, error)
         except TransientError as error:
             log.error("a check ends with its lease: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
-        finally:
-            self._slots.release()
 
     def _ask(self, lease: CheckLease, source: Source, keeper: LeaseKeeper) -> None:
         known = source.known(lease.study_instance_uid)
@@ -108,7 +105,7 @@ class CompletenessChecker:
             self._conclude(lease, _quiet(lease, f"{source.name} does not know this study"))
         elif not missing:
             self._conclude(lease, _quiet(lease, self._agrees(lease, source, known)))
-        elif lease.fetch_rounds >= MAX_ROUNDS:
+        elif lease.fetch_rounds >= MAX_ROUNDS or (lease.past_ceiling and not source.fetches):
             self._conclude(lease, _quiet(lease, f"still missing {_gap(missing, known, source)}"))
         elif not source.fetches:
             self._later(lease, source, f"waiting for {_gap(missing, known, source)}")
@@ -165,9 +162,15 @@ class CompletenessChecker:
 
     # ----------------------------------------------------------------- what is known
 
-    def _source_of(self, lease: CheckLease) -> Source | None:
-        """The peer that sent most of the study, among those that can be asked."""
-        return next((self._sources[t] for t in lease.calling_ae_titles if t in self._sources), None)
+    def _source_of(self, lease: CheckLease) -> str | None:
+        """AE title of the peer that sent most of the study, among those that can be asked."""
+        return next((title for title in lease.calling_ae_titles if title in self._sources), None)
+
+    def _busy(self) -> list[str]:
+        """AE titles of sources that enough checks wait for already."""
+        for title, threads in self._asking.items():
+            self._asking[title] = [thread for thread in threads if thread.is_alive()]
+        return [title for title, threads in self._asking.items() if len(threads) >= MAX_CHECKS]
 
     def _still_arriving(self, lease: CheckLease) -> bool:
         quiet_at = lease.last_instance_at + timedelta(seconds=self._jobs.quiet_period_s)

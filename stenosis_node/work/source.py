@@ -35,7 +35,7 @@ class Source:
         self._config = config
         self._spool = spool
         self._store = store
-        self._ae_title = self.peer.dimse[0]
+        self.ae_title: Final = self.peer.dimse[0]
         self._calling_ae_title = self.peer.calling_ae_title or config.receive.ae_title
         self._turn = threading.BoundedSemaphore(AT_ONCE)
         self._away_until = 0.0
@@ -79,7 +79,7 @@ class Source:
                     progress=progress,
                 )
                 return
-            intake = Intake(self._config, self._spool, self._store, calling_ae_title=self._ae_title, known=known)
+            intake = Intake(self._config, self._spool, self._store, calling_ae_title=self.ae_title, known=known)
             try:
                 get_instances(
                     self.peer,

@@ -306,6 +306,38 @@ def test_a_study_is_not_held_up_by_the_source_of_another(start: Start, pacs: Arc
     assert bench.job.job.complete_because is None
 
 
+def test_a_source_that_hangs_with_many_studies_holds_up_only_these_and_only_up_to_their_ceiling(
+    start: Start, pacs: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stenosis_node.work.complete.MAX_CHECKS", 2)
+    bench = start(pacs.port)
+    pacs.delay_s = 2.5
+    studies = [Study(Path()) for _ in range(4)]
+    for study in studies:
+        bench.receive([study.add(generate_uid(), 1)])
+    old, other = Study(Path()), Study(Path())
+    long_ago = datetime.now(UTC) - timedelta(seconds=1000)
+    bench.receive([other.add(generate_uid(), 1)], calling="SCANNER")
+
+    def because(study: Study) -> str | None:
+        job = bench.store.job(study.uid)
+        return None if job is None else job.job.complete_because
+
+    began = time.monotonic()
+    while because(other) is None:
+        bench.checker.step(bench.stop)
+    bench.receive([old.add(generate_uid(), 1)], now=long_ago)
+    while because(old) is None:
+        bench.checker.step(bench.stop)
+    assert time.monotonic() - began < 2.5
+    assert (because(old) or "").endswith("the ceiling passed while pacs was asked for other studies")
+    assert [because(study) for study in studies] == [None] * 4
+
+    pacs.delay_s = 0
+    while any(because(study) is None for study in studies):
+        assert bench.checker.step(bench.stop) or not time.sleep(0.02)
+
+
 def test_a_check_under_way_is_given_back_when_the_node_stops(start: Start, pacs: Archive) -> None:
     bench = start(pacs.port)
     pacs.holds = bench.datasets()
