@@ -153,13 +153,12 @@ def _file_system(path: Path) -> str | None:
 
 
 def check_database(config: Config) -> Iterator[Finding]:
-    """Reachable, with the tables of this version, and no study that nobody will send."""
-    from stenosis_node.node.checks import unknown_peers
+    """Reachable, with the tables of this version, and nothing in it that nobody will send."""
+    from stenosis_node.node.health import UNSERVED, unknown_peers, unserved_fix
 
     try:
         with open_store(config) as store:
-            counts = store.counts()
-            waiting = unknown_peers(config, store)
+            status = store.status()
     except ConfigError as error:
         if config.jobs.database_url is None and not (config.spool / "jobs.db").exists():
             yield Finding(Level.OK, "database", "SQLite in the spool; serve creates it")
@@ -168,11 +167,11 @@ def check_database(config: Config) -> Iterator[Finding]:
     except NodeError as error:
         yield Finding(Level.FAIL, "database", str(error), "check jobs.database_url and that the server runs")
     else:
-        held = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"
+        held = ", ".join(f"{count} {state}" for state, count in status.jobs.items() if count) or "no jobs"
         yield Finding(Level.OK, "database", f"answers; {held}")
-        for name, number in waiting.items():
-            fix = f"add [peers.{name}] again, or cancel these jobs"
-            yield Finding(Level.WARN, f"peer {name}", f"{number} studies wait for it, but it is not configured", fix)
+        for name, number in unknown_peers(status, config).items():
+            said = f"{number} deliveries and withdrawals wait for it, but {UNSERVED}"
+            yield Finding(Level.WARN, f"peer {name}", said, unserved_fix(name))
 
 
 def check_port(config: Config) -> Iterator[Finding]:

@@ -138,10 +138,11 @@ def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) ->
     with open_job(load_config(config), name) as (store, detail):
         store.cancel(detail.job.id)
     was = detail.job.state
-    if was is JobState.DELIVERED and not as_json:
-        say(f"job {detail.job.id} stays {was}; what its other peers do not have is given up")
+    is_over = was in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)
+    if is_over and not as_json:
+        say(f"job {detail.job.id} stays {was}; what its peers do not have yet, and what they must delete, is given up")
     else:
-        _confirm(detail, was if was is JobState.DELIVERED else JobState.CANCELLED, as_json)
+        _confirm(detail, was if is_over else JobState.CANCELLED, as_json)
 
 
 class NoDatabase(ConfigError):

@@ -89,7 +89,7 @@ def _print(seen: Seen, config: Config) -> None:
         say(f"Jobs      {', '.join(f'{number} {state}' for state, number in seen.status.jobs.items())}")
         say(f"Waiting   {_waiting(seen.status)}")
         say(f"Results   {_results(seen.status)}")
-        say(f"Received  {seen.status.instances} images, {seen.status.instance_bytes / 1e6:.1f} MB{_conflicts(seen)}")
+        say(f"Received  {_received(seen.status)}")
         if peers := every_peer(seen.status, config):
             say()
             show(peers_table(peers, config))
@@ -111,9 +111,11 @@ def _results(status: NodeStatus) -> str:
     return f"{last}; in 24 hours {status.results_24h} made, {status.rejected_24h} studies rejected"
 
 
-def _conflicts(seen: Seen) -> str:
-    number = 0 if seen.status is None else seen.status.conflicts
-    return f"; {number} times other bytes came under a known UID" if number else ""
+def _received(status: NodeStatus) -> str:
+    text = f"{status.instances} images, {status.instance_bytes / 1e6:.1f} MB"
+    if status.discarded:
+        text += f"; {status.discarded} of studies without MR, {status.discarded_bytes / 1e6:.1f} MB, deleted"
+    return text + (f"; {status.conflicts} times other bytes came under a known UID" if status.conflicts else "")
 
 
 def _json(seen: Seen, config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from stenosis_node.errors import PermanentError
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job, settle
 from stenosis_node.jobs.peers import retry_withdrawals
-from stenosis_node.jobs.records import MR_CLASSES, EventKind, Step
+from stenosis_node.jobs.records import MR_CLASSES, EventKind, Step, WithdrawalReason, WithdrawalState
 from stenosis_node.jobs.retention import lacks_files
 from stenosis_node.jobs.schema import delivery, instance, job, result, withdrawal
 
@@ -79,7 +79,9 @@ class Admin(Database):
     def cancel(self, job_id: int, *, now: datetime | None = None) -> None:
         """Stop a job: CANCELLED, leases revoked. ``retry`` or a late instance starts it again.
 
-        A job that is DELIVERED stays so; what waits for its optional peers, or was given up, is cancelled.
+        A job that is DELIVERED stays so; what waits for its optional peers, or was given up, is cancelled. Of any job
+        that is over, withdrawals that wait or were given up are BY_HAND: a recall that asks for them again may make
+        notes of them.
 
         Late is what comes after the quiet period: the rest of a study that is being received does not undo the order.
 
@@ -88,10 +90,11 @@ class Admin(Database):
         with self._writing() as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
-            if row.state == JobState.DELIVERED and _give_up_deliveries(connection, row, now):
-                return
             if row.state in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED):
-                raise PermanentError(f"job {job_id} is {row.state} already; nothing to cancel")
+                given_up = row.state == JobState.DELIVERED and _give_up_deliveries(connection, row, now)
+                if not _give_up_withdrawals(connection, row, now) and not given_up:
+                    raise PermanentError(f"job {job_id} is {row.state} already; nothing to cancel")
+                return
             step = row.failed_in or (Step.GRADE if row.state == JobState.RECEIVED else Step.DELIVER)
             revoke_deliveries(connection, job_id)
             set_job(
@@ -171,6 +174,25 @@ def _give_up_deliveries(connection: Connection, row: Row[Any], now: datetime) ->
     ).rowcount
     if stopped:
         add_event(connection, row.id, now, EventKind.CANCELLED, f"{stopped} deliveries {said}")
+    return stopped > 0
+
+
+def _give_up_withdrawals(connection: Connection, row: Row[Any], now: datetime) -> bool:
+    """The peers' administrators delete what is not withdrawn yet. Whether there was any.
+
+    Not what is superseded by a revision that has not arrived: the peer would be left without a report.
+    """
+    due = (withdrawal.c.reason == WithdrawalReason.RECALLED) | (row.state == JobState.DELIVERED)
+    open_ = (withdrawal.c.state == WithdrawalState.FAILED) | ((withdrawal.c.state == WithdrawalState.PENDING) & due)
+    said = "no note: cancelled by an administrator"
+    stopped = connection.execute(
+        update(withdrawal)
+        .where(withdrawal.c.job_id == row.id, open_)
+        .values(state=WithdrawalState.BY_HAND, state_since=now, message=said, **NO_LEASE)
+    ).rowcount
+    if stopped:
+        told = f"{stopped} withdrawals cancelled by an administrator: they are for a hand"
+        add_event(connection, row.id, now, EventKind.CANCELLED, told)
     return stopped > 0
 
 

@@ -27,7 +27,7 @@ from stenosis_node.jobs.records import (
     WithdrawalState,
     WithdrawalSummary,
 )
-from stenosis_node.jobs.schema import delivery, event, instance, job, receipt, result, series, withdrawal
+from stenosis_node.jobs.schema import delivery, discarded, event, instance, job, receipt, result, series, withdrawal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,9 @@ class NodeStatus:
     instances: int
     """Received since the beginning, exact resends and instances of studies without MR not counted."""
     instance_bytes: int
+    discarded: int
+    """Instances of studies without MR that were received, and deleted."""
+    discarded_bytes: int
     conflicts: int
     """Times other bytes came under a known UID."""
 
@@ -122,6 +125,7 @@ class Reading(Database):
                 literal_column("conflicts") > literal_column("0")  # as the index has it
             )
             n_instances, n_bytes = connection.execute(received).one()
+            gone = connection.execute(select(discarded.c.n_instances, discarded.c.n_bytes)).first() or (0, 0)
             return NodeStatus(
                 at=now,
                 jobs=_counts(connection),
@@ -132,6 +136,8 @@ class Reading(Database):
                 rejected_24h=connection.execute(rejected).scalar_one(),
                 instances=int(n_instances),
                 instance_bytes=int(n_bytes),
+                discarded=gone[0],
+                discarded_bytes=gone[1],
                 conflicts=int(connection.execute(conflicts).scalar_one()),
             )
 

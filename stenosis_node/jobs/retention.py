@@ -13,7 +13,7 @@ from stenosis_node.domain import Decision, DeliveryState, JobState, SeriesReason
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import add_event
 from stenosis_node.jobs.records import MR_CLASSES, EventKind, Purge, WithdrawalState
-from stenosis_node.jobs.schema import delivery, instance, job, result, series, withdrawal
+from stenosis_node.jobs.schema import delivery, discarded, instance, job, result, series, withdrawal
 
 FINISHED: Final = (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)
 CLOSED: Final = (JobState.DELIVERED, JobState.REJECTED)
@@ -94,16 +94,23 @@ class Retention(Database):
         )
 
     def mark_purged(self, purge: Purge, *, now: datetime | None = None) -> None:
-        """The files of ``purge`` are gone. Rows of studies that never had a job go too."""
+        """The files of ``purge`` are gone. Rows of studies that never had a job go too, and are counted."""
         with self._writing() as connection:
             now = self._now(connection, now)
             for ids in _portions(purge.instance_ids):
                 gone = instance.c.id.in_(ids) & instance.c.purged_at.is_not(None)
-                connection.execute(delete(instance).where(gone, instance.c.job_id.is_(None)))
+                orphans = delete(instance).where(gone, instance.c.job_id.is_(None)).returning(instance.c.size_bytes)
+                self._count_discarded(connection, connection.execute(orphans).scalars().all())
                 connection.execute(update(instance).where(gone).values(deleted_at=now))
             for ids in _portions(purge.result_ids):
                 gone = result.c.id.in_(ids) & result.c.purged_at.is_not(None)
                 connection.execute(update(result).where(gone).values(deleted_at=now))
+
+    def _count_discarded(self, connection: Connection, sizes: Sequence[int]) -> None:
+        if sizes:
+            counting = self._insert(discarded).values(id=1, n_instances=len(sizes), n_bytes=sum(sizes))
+            more = {name: discarded.c[name] + counting.excluded[name] for name in ("n_instances", "n_bytes")}
+            connection.execute(counting.on_conflict_do_update(index_elements=[discarded.c.id], set_=more))
 
 
 def _portions(ids: Sequence[int]) -> list[Sequence[int]]:

@@ -343,6 +343,15 @@ peer: Final = Table(
     Column("last_error_at", UtcDateTime),
 )
 
+discarded: Final = Table(  # one row: of what was deleted together with its rows, because no MR of its study ever came
+    "discarded",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("n_instances", BigInteger, nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
 event: Final = Table(
     "event",
     metadata,

@@ -6,21 +6,17 @@ import errno
 import logging
 import socket
 import time
-from collections import Counter
 from typing import Final
 
 from stenosis_node.config import Config
-from stenosis_node.domain import BundleIdentity, BundleStatus, DeliveryState, JobState
+from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import BundleError, ConfigError
 from stenosis_node.grading.manifest import read_manifest
-from stenosis_node.jobs import JobStore
 
 log = logging.getLogger("stenosis_node.node")
 
 PORT_WAIT_S: Final = 3.0
 """A node that was just killed may hold its port for a moment."""
-MOST_JOBS: Final = 1000
-"""Undelivered studies that are looked at, newest first."""
 
 
 def check_bundle(config: Config) -> BundleIdentity:
@@ -42,22 +38,6 @@ def check_delivery(config: Config, bundle: BundleIdentity) -> None:
             "are not sent to another machine; use a peer on this machine, or accept it with "
             "safety.allow_demonstration_delivery = true"
         )
-
-
-def unknown_peers(config: Config, store: JobStore) -> dict[str, int]:
-    """How many studies wait for a peer that is not configured (any more), by its name: nobody will ever send them."""
-    waiting: Counter[str] = Counter()
-    for job in store.list_jobs(states=[JobState.GRADED], limit=MOST_JOBS):
-        detail = store.job(job.id)
-        deliveries = () if detail is None else detail.deliveries
-        waiting.update(
-            {
-                d.peer
-                for d in deliveries
-                if d.required and d.state is DeliveryState.PENDING and d.peer not in config.peers
-            }
-        )
-    return dict(sorted(waiting.items()))
 
 
 def check_port(config: Config) -> None:

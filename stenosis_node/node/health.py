@@ -20,10 +20,13 @@ WAITING_S: Final = 3600.0
 """A complete study that has not been graded for this long is reported."""
 
 
+UNSERVED: Final = "it is not configured to get results"
+
+
 class PeerState(StrEnum):
     """What an administrator must know of a peer, the worst first."""
 
-    UNKNOWN = "unknown"  # work waits for it, but it is not configured
+    UNKNOWN = "unknown"  # work waits for it, but it is not configured, or gets no results
     DEAD_LETTERS = "dead-letters"  # deliveries or withdrawals that nobody tries any more
     FAILING = "failing"  # what waits for it was tried, and failed
     PAUSED = "paused"
@@ -41,14 +44,29 @@ class Problem:
 
 def peer_state(peer: PeerSummary, config: Config) -> PeerState:
     """The state of one peer."""
-    waits = peer.pending + peer.waiting_commitment + peer.pending_withdrawals
-    if peer.name not in config.peers:
+    waits = _waits(peer)
+    if not _is_served(peer, config):
         return PeerState.UNKNOWN if waits or peer.failed or peer.failed_withdrawals else PeerState.OK
     if peer.failed or peer.failed_withdrawals:
         return PeerState.DEAD_LETTERS
     if peer.paused:
         return PeerState.PAUSED
     return PeerState.FAILING if waits and _failed_last(peer) else PeerState.OK
+
+
+def unknown_peers(status: NodeStatus, config: Config) -> dict[str, int]:
+    """How many deliveries and withdrawals wait for peers that nobody works for, by name."""
+    return {peer.name: _waits(peer) for peer in status.peers if _waits(peer) and not _is_served(peer, config)}
+
+
+def _waits(peer: PeerSummary) -> int:
+    return peer.pending + peer.waiting_commitment + peer.pending_withdrawals
+
+
+def _is_served(peer: PeerSummary, config: Config) -> bool:
+    """Whether the delivering process has a queue for it."""
+    configured = config.peers.get(peer.name)
+    return configured is not None and configured.results
 
 
 def every_peer(status: NodeStatus, config: Config) -> tuple[PeerSummary, ...]:
@@ -118,10 +136,7 @@ def _of_peer(peer: PeerSummary, status: NodeStatus, config: Config) -> Iterator[
     last = f": {peer.last_error}" if peer.last_error and _failed_last(peer) else ""
     match peer_state(peer, config):
         case PeerState.UNKNOWN:
-            yield Problem(
-                about, "results wait for it, but it is not configured",
-                f"add [peers.{peer.name}] again, or cancel these jobs",
-            )  # fmt: skip
+            yield Problem(about, f"{UNSERVED}: {_unserved(peer)}", unserved_fix(peer.name))
         case PeerState.DEAD_LETTERS:
             dead = [(peer.failed, "delivery", "deliveries"), (peer.failed_withdrawals, "withdrawal", "withdrawals")]
             words = " and ".join(_count(number, one, many) for number, one, many in dead if number)
@@ -133,6 +148,21 @@ def _of_peer(peer: PeerSummary, status: NodeStatus, config: Config) -> Iterator[
             )  # fmt: skip
         case _:
             return
+
+
+def unserved_fix(name: str) -> str:
+    """What to do about work for a peer that nobody works for."""
+    return f"add [peers.{name}] with results = true, or cancel these jobs: withdrawals are then for a hand"
+
+
+def _unserved(peer: PeerSummary) -> str:
+    counts = (
+        (peer.pending + peer.waiting_commitment, "delivery waits", "deliveries wait"),
+        (peer.pending_withdrawals, "withdrawal waits", "withdrawals wait"),
+        (peer.failed, "delivery was given up", "deliveries were given up"),
+        (peer.failed_withdrawals, "withdrawal was given up", "withdrawals were given up"),
+    )
+    return ", ".join(_count(number, one, many) for number, one, many in counts if number)
 
 
 def failing_s(peer: PeerSummary, status: NodeStatus) -> float:

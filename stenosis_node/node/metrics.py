@@ -95,6 +95,8 @@ def _jobs(status: NodeStatus) -> Iterator[Metric]:
     counters = (
         ("instances_received", "Instances received", status.instances),
         ("received_bytes", "Bytes of the instances received", status.instance_bytes),
+        ("instances_discarded", "Instances of studies without MR, deleted", status.discarded),
+        ("discarded_bytes", "Bytes of these", status.discarded_bytes),
         ("conflicts", "Times other bytes came under a known UID", status.conflicts),
     )
     for name, text, value in counters:

@@ -11,9 +11,10 @@ from stenosis_node import __version__
 from stenosis_node.config import Config
 from stenosis_node.domain import BundleStatus
 from stenosis_node.jobs import JobStore
-from stenosis_node.node.checks import check_bundle, check_delivery, check_port, unknown_peers
+from stenosis_node.node.checks import check_bundle, check_delivery, check_port
 from stenosis_node.node.child import ROLES
 from stenosis_node.node.chores import chores
+from stenosis_node.node.health import UNSERVED, unknown_peers, unserved_fix
 from stenosis_node.node.logs import set_up_logging
 from stenosis_node.node.metrics import metrics_server
 from stenosis_node.node.signals import stop_on_signals
@@ -50,10 +51,10 @@ def serve(config_path: Path | None, config: Config) -> int:
             )
         if not config.peers:
             log.warning("no peers: results stay in the spool", extra={"event": "no_peers"})
-        for name, count in unknown_peers(config, store).items():
+        for name, count in unknown_peers(store.status(), config).items():
             log.warning(
-                "%d studies wait for peer %s, which is not configured: add peers.%s again, or cancel their jobs",
-                count, name, name, extra={"event": "unknown_peer"},
+                "%d deliveries and withdrawals wait for peer %s, but %s: %s",
+                count, name, UNSERVED, unserved_fix(name), extra={"event": "unknown_peer"},
             )  # fmt: skip
         try:
             with metrics_server(config, store, bundle), chores(config, spool, store):

@@ -22,8 +22,9 @@ import pytest
 from stenosis_node.config import Config, Peer, load
 from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import ConfigError, PermanentError
-from stenosis_node.node.checks import check_delivery, check_port, unknown_peers
+from stenosis_node.node.checks import check_delivery, check_port
 from stenosis_node.node.chores import purge
+from stenosis_node.node.health import unknown_peers
 from stenosis_node.node.logs import set_up_logging
 from stenosis_node.node.supervisor import FIRST_DELAY_S, Supervisor
 from stenosis_node.work.grade import GradeWorker
@@ -100,8 +101,11 @@ def test_a_peer_that_was_taken_out_of_the_configuration_is_named(tmp_path: Path)
     bench.config = bench.config.model_copy(update={"peers": {"gone": gone, "known": known}})
     GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="w").step(threading.Event())
 
-    assert unknown_peers(bench.config, bench.store) == {}
-    assert unknown_peers(bench.config.model_copy(update={"peers": {"known": known}}), bench.store) == {"gone": 1}
+    status = bench.store.status()
+    assert unknown_peers(status, bench.config) == {}
+    assert unknown_peers(status, bench.config.model_copy(update={"peers": {"known": known}})) == {"gone": 1}
+    asked_only = {"known": known, "gone": gone.model_copy(update={"results": False})}
+    assert unknown_peers(status, bench.config.model_copy(update={"peers": asked_only})) == {"gone": 1}
     bench.store.close()
 
 
@@ -159,7 +163,8 @@ def test_a_child_gets_exactly_the_configuration_of_serve(tmp_path: Path) -> None
 def test_what_is_over_is_deleted_and_what_was_graded_stays(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     study = Study(tmp_path / "study")
-    axial, sagittal, localizer = study.axial(4), study.sagittal(3), study.localizer()
+    axial, sagittal = study.axial(4), study.sagittal(3)
+    t1 = study.series(4, "t1_tse_tra", 3, orientation=[1, 0, 0, 0, 1, 0], te=10, tr=500)
     bench.receive(*study.files)
     purge(bench.config, bench.spool, bench.store)
     assert len(list(bench.spool.iter_instances())) == 10
@@ -169,7 +174,7 @@ def test_what_is_over_is_deleted_and_what_was_graded_stays(tmp_path: Path) -> No
 
     kept = {path.parts[2] for path in bench.spool.iter_instances()}
     assert kept == {axial.uid, sagittal.uid}  # the sagittal series orients the reader
-    assert bench.job(study.uid).job.n_instances == sum(len(one.paths) for one in (axial, sagittal, localizer))
+    assert bench.job(study.uid).job.n_instances == sum(len(one.paths) for one in (axial, sagittal, t1))
 
     none_kept = bench.config.retention.model_copy(update={"instances_days": 0, "documents_days": 0})
     purge(bench.config.model_copy(update={"retention": none_kept}), bench.spool, bench.store)

@@ -123,6 +123,32 @@ def test_results_for_a_peer_that_left_the_configuration_are_a_problem(
     assert {peer["name"]: peer["state"] for peer in done.json["peers"]} == {"gone": "unknown", "pacs": "ok"}
 
 
+def test_a_withdrawal_from_a_peer_that_left_the_configuration_is_a_problem_until_it_is_for_a_hand(
+    run: Run, config: Path, store: JobStore, running: object
+) -> None:
+    receive(store, 1, now=ago(60))
+    lease = claim_complete(store)
+    assert lease is not None
+    store.advance_graded(
+        lease, result_key="a" * 64, chosen_key="c" * 64, documents=documents(1), peers=[PeerSpec("gone")]
+    )
+    sending = store.claim_delivery("gone", worker="d", lease_s=60, max_attempts=3)
+    assert sending is not None
+    store.record_document(sending, documents(1)[0].sop_instance_uid, status=0, text="")
+    store.advance_delivery(sending)
+    targets = store.recallable(job_id=1)
+    store.recall(targets, why="wrong", notes={(targets[0].result_id, "gone"): "e" * 64})
+    done = run("status", "-c", config, "--json")
+    assert (done.code, about(done)) == (1, ["peer gone"])
+    assert "1 withdrawal waits" in done.json["problems"][0]["sentence"]
+
+    assert run("cancel", "1", "-c", config).code == 0
+
+    assert run("status", "-c", config).code == 0
+    assert "The administrator of gone must delete:" in run("job", "1", "-c", config).out
+    assert run("cancel", "1", "-c", config).code == 1
+
+
 def test_a_study_that_nobody_grades_is_a_problem(run: Run, config: Path, store: JobStore, running: object) -> None:
     receive(store, 1, now=ago(3700))
     assert about(run("status", "-c", config, "--json")) == ["grading"]

@@ -145,7 +145,11 @@ def test_instances_of_a_study_without_mr_go_after_an_hour(store: JobStore) -> No
 
     assert paths(purge) == ["3.1.dcm"]
     store.mark_purged(purge, now=at(3601))
+    store.mark_purged(purge, now=at(3602))
+    assert (store.status().discarded, store.status().discarded_bytes) == (1, 1000), "all that is left of it"
     assert receive(store, 1, 3700, sop_class=CT).new_instance, "its row is gone too"
+    store.mark_purged(purgeable(store, 8000, keep=False), now=at(8001))
+    assert (store.status().discarded, store.status().instances) == (2, 0)
 
 
 def test_a_late_instance_of_a_deleted_study_waits_until_the_whole_study_is_sent_again(store: JobStore) -> None:

@@ -22,6 +22,7 @@ def upgrade() -> None:
     _commitment()
     _withdrawals()
     _peers()
+    _discarded()
 
 
 def _completeness() -> None:
@@ -118,6 +119,17 @@ def _peers() -> None:
     op.execute(
         "INSERT INTO peer (name, last_success_at) "
         "SELECT peer, max(CASE WHEN state = 'delivered' THEN state_since END) FROM delivery GROUP BY peer"
+    )
+
+
+def _discarded() -> None:
+    op.create_table(
+        "discarded",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("n_instances", sa.BigInteger(), nullable=False),
+        sa.Column("n_bytes", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_discarded_one_row")),
+        sa.PrimaryKeyConstraint("id", name="pk_discarded"),
     )
 
 
