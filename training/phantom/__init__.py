@@ -7,5 +7,5 @@ left), +y towards the back (image down).
 
 from __future__ import annotations
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 """Part of every recorded truth: the same seed gives the same phantom only within one version."""

@@ -1,4 +1,4 @@
-"""Sizes by vertebral level, the body they belong to, and what a grade does to the canal (Schizas 2010)."""
+"""Sizes by vertebral level, the body they belong to, and what stenosis does to the canal (Schizas 2010)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from stenosis_node.domain import Grade
 from training.phantom.canvas import ANGLES, bump, contour_area, ellipse, radius_at
 from training.phantom.fields import F32
-from training.phantom.words import SliceContent, SliceKind, Subgrade
+from training.phantom.words import Lookalike, RootPattern, SliceContent, SliceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,24 @@ LEVELS: Final[dict[str, LevelSizes]] = {
 }
 LEVEL_NAMES: Final = tuple(LEVELS)
 
-SAC_AREA_MM2: Final[dict[Grade, tuple[float, float, float, float]]] = {
-    Grade.A: (140, 45, 62, 270),
-    Grade.B: (92, 28, 45, 165),
-    Grade.C: (66, 22, 30, 120),
-    Grade.D: (48, 18, 16, 95),
-}
-"""Mean, sd, lowest, highest. They overlap on purpose: Schizas' grades are not areas."""
+_INDEX: Final = (0.1, 0.375, 0.625, 0.9)
+"""Severity in the middle of each grade: the tables below are read between these points."""
+SAC_AREA_MM2: Final = (
+    (140.0, 92.0, 66.0, 48.0),
+    (45.0, 28.0, 22.0, 18.0),
+    (62.0, 45.0, 30.0, 16.0),
+    (270.0, 165.0, 120.0, 95.0),
+)
+"""Mean, sd, lowest, highest by severity. They overlap on purpose: Schizas' grades are not areas."""
+_AP_OVER_WIDTH: Final = ((0.66, 0.5, 0.42, 0.35), (0.92, 0.85, 0.85, 0.8))
+_LATERAL_FAT_MM: Final = ((0.3, 0.1, 0.0, 0.0), (1.6, 0.8, 0.5, 0.2))
+_POSTERIOR_FAT_MM: Final = (1.8, 6.0)
+_EFFACED: Final = ((0.0, 0.5, 0.62, 0.75, 0.86), (1.0, 0.95, 0.72, 0.26, 0.0))
+"""Share of the posterior fat that is left, by severity."""
 
-_AP_OVER_WIDTH: Final = {Grade.A: (0.66, 0.92), Grade.B: (0.5, 0.85), Grade.C: (0.42, 0.85), Grade.D: (0.35, 0.8)}
-_NARROWING: Final = {Grade.A: 0.0, Grade.B: 0.45, Grade.C: 0.75, Grade.D: 1.0}
-_LATERAL_FAT_MM: Final = {Grade.A: (0.3, 1.6), Grade.B: (0.1, 0.8), Grade.C: (0.0, 0.5), Grade.D: (0.0, 0.2)}
-_POSTERIOR_FAT_MM: Final = {Grade.A: (1.5, 6.0), Grade.B: (1.5, 6.0), Grade.C: (1.8, 5.5)}
+
+def _by_severity(table: tuple[float, ...], severity: float) -> float:
+    return float(np.interp(severity, _INDEX, table))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,9 @@ class Canal:
     """The sac of one slice and what surrounds it. Contours are tables about the sac centre, mm."""
 
     content: SliceContent
-    grade: Grade | None
-    subgrade: Subgrade | None
+    severity: float
+    pattern: RootPattern
+    lookalike: Lookalike | None
     level: str
     sizes: LevelSizes
     kind: SliceKind
@@ -136,48 +142,53 @@ def plan_canal(
     level: str,
     kind: SliceKind,
     content: SliceContent,
-    grade: Grade | None,
-    subgrade: Subgrade | None,
+    severity: float,
+    pattern: RootPattern = RootPattern.DORSAL,
+    lookalike: Lookalike | None = None,
     cord_fullness: float = 1.0,
     sizes: LevelSizes | None = None,
 ) -> Canal:
-    """Draw the shapes of one canal. The same generator state with another grade gives the same patient, worse.
+    """Draw the shapes of one canal. The same generator state with more severity gives the same patient, worse.
 
     ``sizes`` are by default those of ``level``; a patient's slices interpolate between levels.
     """
     sizes = sizes or LEVELS[level]
-    # a slice that is 'other' has some anatomy too, and no grade to show for it
-    looks = grade or (
-        Grade.A if content is SliceContent.CORD else Grade(rng.choice(list(Grade), p=[0.6, 0.2, 0.1, 0.1]))
-    )
-    narrowing = _NARROWING[looks]
-    u = rng.uniform(0, 1, 17)
-    area, ap_over_width = _sac_size(rng, sizes, build, content, looks, kind, u)
-    trefoil = -0.01 + 0.06 * u[2] + narrowing * (0.02 + 0.14 * u[3])
+    cord = content is SliceContent.CORD
+    narrowing = float(np.interp(severity, (0.0, 0.15, 0.375, 0.625, 0.95), (0.0, 0.1, 0.45, 0.75, 1.0)))
+    u = rng.uniform(0, 1, 18)
+    area, ap_over_width = _sac_size(rng, sizes, build, severity, kind, u, cord=cord)
+    fatty = lookalike is Lookalike.LIPOMATOSIS and not cord
+    if fatty:
+        area *= 0.45 + 0.2 * u[17]
+    trefoil = -0.01 + 0.06 * u[2] + (narrowing + 0.5 * fatty) * (0.02 + 0.14 * u[3])
     flattening = 0.10 * u[4] + narrowing * 0.16 * u[5]
     sac = _sac_contour(rng, area, ap_over_width, trefoil, flattening)
 
     flavum_mm = 2.0 + 1.4 * u[6] + narrowing * (1.2 + 2.2 * u[7])
-    low, high = _LATERAL_FAT_MM[looks]
+    low, high = (_by_severity(t, severity) for t in _LATERAL_FAT_MM)
     lateral = low + (high - low) * u[8]
     if kind is not SliceKind.DISC:
         lateral += (0.5 + u[9]) * (1 - narrowing)
-    if level in ("L5", "S1") and looks is Grade.A:
-        lateral += 1 + 3 * u[9]
-    low, high = _POSTERIOR_FAT_MM.get(looks, (0.0, 0.0))
-    posterior = (low + (high - low) * u[10]) * (0.6 if kind is SliceKind.PEDICLE else 1.0)
-    if content is SliceContent.CORD:
+    if level in ("L5", "S1"):
+        lateral += (1 + 3 * u[9]) * max(0.0, 1 - 4 * severity)
+    low, high = _POSTERIOR_FAT_MM
+    left = float(np.interp(severity, *_EFFACED))
+    posterior = (low + (high - low) * u[10]) * left * (0.6 if kind is SliceKind.PEDICLE else 1.0)
+    if cord:
         posterior *= 0.35
+    if fatty:
+        lateral, posterior = lateral + 1.5 + 2 * u[9], posterior + 3 * left
     epidural = sac + lateral * (0.35 + 0.65 * np.cos(ANGLES) ** 2)
     epidural = epidural + lateral * 0.8 * (bump(-0.75, 0.4) + bump(-np.pi + 0.75, 0.4))
     epidural = epidural + posterior * bump(np.pi / 2, 0.34 + 0.12 * u[11])
     thickness = _flavum_profile(flavum_mm, kind, rng)
     half_width = max(float(sac.max()) + 2.5 + 1.5 * u[12], sizes.canal_half_width * build.scale * (0.85 + 0.15 * u[13]))
-    herniated = looks is not Grade.A and rng.random() < 0.3
+    bulge, angle, herniated = rng.uniform(0.05, 0.16), np.pi / 2 + rng.normal(0, 0.35), rng.random() < narrowing * 0.5
     return Canal(
         content=content,
-        grade=grade,
-        subgrade=subgrade,
+        severity=severity,
+        pattern=pattern,
+        lookalike=lookalike,
         level=level,
         sizes=sizes,
         kind=kind,
@@ -189,8 +200,8 @@ def plan_canal(
         posterior_fat_mm=posterior,
         half_width=half_width,
         joint_growth=1 + 0.32 * narrowing + 0.14 * (2 * u[14] - 1) + 0.15 * build.age,
-        disc_bulge=(0.02 + 0.10 * u[15]) if narrowing == 0 else (-0.08 + 0.12 * u[15]),
-        herniation=(rng.uniform(0.05, 0.16), np.pi / 2 + rng.normal(0, 0.35), 0.22) if herniated else None,
+        disc_bulge=0.12 * u[15] + 0.02 * (1 - narrowing) - 0.10 * narrowing,
+        herniation=(bulge, angle, 0.22) if herniated else None,
         gap_mm=0.5 + 1.5 * u[16],
         cord_fullness=cord_fullness,
     )
@@ -200,20 +211,22 @@ def _sac_size(
     rng: np.random.Generator,
     sizes: LevelSizes,
     build: Build,
-    content: SliceContent,
-    looks: Grade,
+    severity: float,
     kind: SliceKind,
     u: np.ndarray,
+    *,
+    cord: bool,
 ) -> tuple[float, float]:
     """(area mm2, AP over width)"""
     z = rng.standard_normal()
-    if content is SliceContent.CORD:
+    if cord:
         return float(np.clip(190 + 30 * z, 120, 270)), 0.75 + 0.2 * u[0]
-    mean, sd, low, high = SAC_AREA_MM2[looks]
-    if looks is Grade.A:
-        healthy = np.pi / 4 * sizes.sac_ap * sizes.sac_width * 0.92 * build.scale**2
-        mean = healthy * (1 if kind is SliceKind.DISC else 1.08) * (0.7 + 0.4 * u[1])
-    flat, round_ = _AP_OVER_WIDTH[looks]
+    mean, sd, low, high = (_by_severity(t, severity) for t in SAC_AREA_MM2)
+    healthy = np.pi / 4 * sizes.sac_ap * sizes.sac_width * 0.92 * build.scale**2
+    healthy *= (1 if kind is SliceKind.DISC else 1.08) * (0.7 + 0.4 * u[1])
+    share = float(np.clip((0.3 - severity) / 0.2, 0, 1))
+    mean += share * (healthy - mean)
+    flat, round_ = (_by_severity(t, severity) for t in _AP_OVER_WIDTH)
     return float(np.clip(mean + sd * z, low, high)), flat + (round_ - flat) * u[0]
 
 

@@ -174,11 +174,17 @@ class Canvas:
         """Paint (water, fat) over what is there, ``inset`` mm inside the contour, edge ``soft`` pixels wide."""
         if not patch.distance.size:
             return
-        alpha = coverage(patch.distance, self.spacing_mm * soft, inset) * opacity
-        water, fat = self.water[patch.window], self.fat[patch.window]
-        tex = 1 + (self.texture[patch.window] - 1) * texture
-        water += alpha * (signal[0] * tex - water)
-        fat += alpha * (signal[1] * tex - fat)
+        alpha = coverage(patch.distance, self.spacing_mm * soft, inset)
+        if not isinstance(opacity, float) or opacity < 1:
+            alpha *= opacity
+        tex = self.texture[patch.window] * np.float32(texture)
+        tex += np.float32(1 - texture)
+        for tissue, strength in zip((self.water, self.fat), signal, strict=True):
+            part = tissue[patch.window]
+            step = tex * np.float32(strength)
+            step -= part
+            step *= alpha
+            np.add(part, step, out=part)
 
 
 def coverage(distance: F32, edge_mm: float, inset: float = 0.0) -> F32:
@@ -204,16 +210,24 @@ def _clip(centre: float, reach: float, n: int) -> slice:
 def _blob_distance(dx: F32, dy: F32, radii: F32) -> F32:
     if not dx.size:
         return dx
-    p = dy / (np.abs(dx) + np.abs(dy) + np.float32(1e-9))
-    p = np.where(dx >= 0, p, 2 - p)
-    index = ((p + 1) * (_N / 4)).astype(np.int32)
-    distance: F32 = np.sqrt(dx * dx + dy * dy) - radii.take(index, mode="wrap")
+    p = np.abs(dx)
+    p += np.abs(dy)
+    p += np.float32(1e-9)
+    np.divide(dy, p, out=p)
+    np.subtract(2, p, out=p, where=dx < 0)
+    p += 1
+    p *= np.float32(_N / 4)
+    squared = np.square(dx)
+    squared += np.square(dy)
+    np.sqrt(squared, out=squared)
+    distance: F32 = np.subtract(squared, radii.take(p.astype(np.int32), mode="wrap"), out=squared)
     return distance
 
 
 def _rod_distance(x: F32, y: F32, rod: Rod) -> F32:
-    dx, dy = x - rod.start[0], y - rod.start[1]
-    ex, ey = rod.end[0] - rod.start[0], rod.end[1] - rod.start[1]
-    t = np.clip((dx * ex + dy * ey) * (1 / (ex * ex + ey * ey + 1e-6)), 0, 1)
-    distance = np.sqrt((dx - t * ex) ** 2 + (dy - t * ey) ** 2) - (rod.r0 + (rod.r1 - rod.r0) * t)
-    return distance.astype(np.float32, copy=False)
+    dx, dy = x - np.float32(rod.start[0]), y - np.float32(rod.start[1])
+    ex, ey = np.float32(rod.end[0] - rod.start[0]), np.float32(rod.end[1] - rod.start[1])
+    t = np.clip((dx * ex + dy * ey) * np.float32(1 / (ex * ex + ey * ey + 1e-6)), 0, 1)
+    distance: F32 = np.sqrt((dx - t * ex) ** 2 + (dy - t * ey) ** 2)
+    distance -= np.float32(rod.r0) + np.float32(rod.r1 - rod.r0) * t
+    return distance

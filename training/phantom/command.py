@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -18,7 +17,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.labels.errors import LabelError
+from training.labels.manifest import from_rows, write_manifest
 from training.phantom import GENERATOR_VERSION
+from training.phantom.labelling import label_rows
 from training.phantom.patient import draw_patient
 from training.phantom.study import Compression, write_study
 
@@ -29,10 +31,6 @@ _MB_PER_PATIENT: Final = {
     Compression.RLE: 20,
 }
 """Upper bounds for a 384 x 384 matrix and 40 slices in two contrasts."""
-_COLUMNS: Final = (
-    "study_uid", "series_uid", "sop_uid", "path", "patient_key", "z_mm", "level", "x0", "y0", "x1", "y1", "box_src",
-    "region", "grade", "sub", "reader", "split_group",
-)  # fmt: skip
 
 
 class PhantomError(Exception):
@@ -53,7 +51,7 @@ def phantom(
     compression: Annotated[Compression, typer.Option(help="Lossless compression of the pixels.")] = Compression.NONE,
     sample: Annotated[Path | None, typer.Option(help="Draw the patient of sample_series/ into this folder.")] = None,
 ) -> None:
-    """Draw phantom patients as DICOM studies, with their truth in truth.json and manifest.csv.
+    """Draw phantom patients as DICOM studies: truth.json in each, manifest.csv with the truth and two readers' labels.
 
     Decided by seed, index and generator version alone.
     """
@@ -68,7 +66,7 @@ def phantom(
         elif out is not None:
             write_set(out, seed=seed, indices=range(first, first + patients), workers=workers, compression=compression)
             typer.echo(f"{out}: {patients} studies, manifest.csv (generator version {GENERATOR_VERSION}, seed {seed})")
-    except PhantomError as error:
+    except (PhantomError, LabelError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     except OSError as error:
@@ -92,34 +90,8 @@ def write_set(
         for truth in _write_all(out, seed, indices, workers, compression):
             truths[truth["index"]] = truth
             advance()
-    with (out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.DictWriter(file, _COLUMNS)
-        rows.writeheader()
-        for index in indices:
-            rows.writerows(manifest_rows(truths[index]))
-
-
-def manifest_rows(truth: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row per axial T2 slice; empty where there is no box or grade."""
-    key = f"phantom-{truth['generator_version']}-{truth['seed']}-{truth['index']}"
-    for s in truth["axial_t2"]["slices"]:
-        box = s["box"] or ("", "", "", "")
-        yield {
-            "study_uid": truth["study_instance_uid"],
-            "series_uid": truth["axial_t2"]["series_instance_uid"],
-            "sop_uid": s["sop_instance_uid"],
-            "path": f"{_folder(truth['index'])}/{s['path']}",
-            "patient_key": key,
-            "z_mm": s["height_mm"],
-            "level": s["level"] or "",
-            **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
-            "box_src": "phantom" if s["box"] else "",
-            "region": s["content"],
-            "grade": s["grade"] or "",
-            "sub": s["subgrade"] or "",
-            "reader": "truth",
-            "split_group": key,
-        }
+    rows = (row for index in indices for row in label_rows(truths[index], _folder(index)))
+    write_manifest(from_rows(rows, "phantoms"), out / "manifest.csv")
 
 
 def _folder(index: int) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +14,23 @@ from stenosis_node.domain import Grade, PixelBox
 from training.phantom import absent
 from training.phantom.acquisition import acquire, sample_scanner
 from training.phantom.anatomy import Build, Canal, plan_canal, sample_build
-from training.phantom.canvas import Blob, Canvas, Pose, ellipse
+from training.phantom.canvas import Canvas, Pose
 from training.phantom.fields import F32, Shape
 from training.phantom.sac import paint_canal
 from training.phantom.sagittal import SacProfile, paint_sagittal
+from training.phantom.severity import grade_of, sample_within, subgrade_of
 from training.phantom.spine import sample_spine
+from training.phantom.surgery import paint_cavity, paint_screws
 from training.phantom.tissue import Tissues, sample_tissues
 from training.phantom.trunk import Place, paint_skin, paint_trunk
 from training.phantom.vertebra import paint_vertebra
-from training.phantom.words import OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
+from training.phantom.words import Lookalike, OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
 
 FIELD_OF_VIEW_MM = (105.0, 310.0)
 """Log-uniform: real sites range that widely, and it was the largest single gain of a detector on real images."""
+
+LOOKALIKE_SHARE: Final = 0.07
+"""Of rootlet slices drawn alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +64,48 @@ def paint_maps(
     spacing_mm: float,
     pose: Pose,
     build: Build,
-    canal: Canal,
+    canals: Sequence[Canal],
     tissues: Tissues,
     height_mm: float = 0.0,
     reason: OtherReason | None = None,
     warp_mm: float | None = None,
 ) -> Maps:
-    """Paint one axial slice with a canal."""
+    """Paint one axial slice with a canal. Several canals are those at several depths of the slice: they are averaged.
+
+    Bone and canal are painted for each of them, the trunk once.
+    """
     trunk = streams.trunk
     warp = trunk.uniform(0.5, 2.2) if warp_mm is None else warp_mm
     bend = trunk.uniform(6, 16) if reason is OtherReason.DEFORMITY else 0.0
     canvas = Canvas(shape, spacing_mm, pose, warp_mm=warp, bend_mm=bend, rng=trunk)
-    depth = canal.sizes.body_half_depth * build.scale
-    place = Place(-(canal.front + canal.gap_mm + depth), depth, height_mm)
-    paint_trunk(canvas, trunk, build=build, canal=canal, place=place, tissues=tissues)
-    paint_vertebra(canvas, streams.bone, build=build, canal=canal, place=place, tissues=tissues)
-    sac = paint_canal(canvas, streams.content, canal=canal, tissues=tissues)
-    if reason is OtherReason.POST_OP:
-        _paint_cavity(canvas, streams.content, canal, tissues)
-    if reason is OtherReason.SCREWS:
-        _paint_screws(canvas, streams.content, canal, place)
-    paint_skin(canvas, trunk, build=build, canal=canal, place=place, tissues=tissues)
+    first = canals[0]
+    paint_trunk(canvas, trunk, build=build, canal=first, place=_place(first, build, height_mm), tissues=tissues)
+    background = canvas.water, canvas.fat
+    layers: list[Maps] = []
+    for canal in canals:
+        canvas.water, canvas.fat = (part.copy() for part in background) if len(canals) > 1 else background
+        bone, content = (deepcopy(s) if len(canals) > 1 else s for s in (streams.bone, streams.content))
+        place = _place(canal, build, height_mm)
+        paint_vertebra(canvas, bone, build=build, canal=canal, place=place, tissues=tissues)
+        sac = paint_canal(canvas, content, canal=canal, tissues=tissues)
+        if reason is OtherReason.POST_OP:
+            paint_cavity(canvas, content, canal, tissues)
+        if reason is OtherReason.SCREWS:
+            paint_screws(canvas, content, canal)
+        layers.append(Maps(canvas.water, canvas.fat, sac))
+    canvas.water, canvas.fat, sac = (_mean([getattr(m, part) for m in layers]) for part in ("water", "fat", "sac"))
+    paint_skin(canvas, trunk, build=build, canal=first, place=_place(first, build, height_mm), tissues=tissues)
     return Maps(canvas.water, canvas.fat, sac)
+
+
+def _place(canal: Canal, build: Build, height_mm: float) -> Place:
+    depth = canal.sizes.body_half_depth * build.scale
+    return Place(-(canal.front + canal.gap_mm + depth), depth, height_mm)
+
+
+def _mean(maps: list[F32]) -> F32:
+    total: F32 = maps[0] if len(maps) == 1 else sum(maps[1:], start=maps[0]) * np.float32(1 / len(maps))
+    return total
 
 
 def draw_slice(
@@ -86,6 +114,8 @@ def draw_slice(
     content: SliceContent | str | None = None,
     grade: Grade | str | None = None,
     subgrade: Subgrade | str | None = None,
+    severity: float | None = None,
+    lookalike: Lookalike | None = None,
     level: str | None = None,
     kind: SliceKind | str | None = None,
     reason: OtherReason | str | None = None,
@@ -100,12 +130,15 @@ def draw_slice(
     """Draw one slice; whatever is not given is drawn at random.
 
     ``kind`` may name a slice without a canal (``caudal``, ``soft-tissue``, ``sagittal``, ``noise``): the content is
-    then ``other`` and the box None. ``fov_mm`` is the width; ``matrix`` a square size or (rows, columns).
+    then ``other`` and the box None. ``severity`` decides the grade where it is given. ``fov_mm`` is the width;
+    ``matrix`` a square size or (rows, columns).
     ``wildness`` (0 to 1) is how far contrasts leave physics, by default 0 for half of the slices. ``clean`` keeps
     artefacts rare; ``centred`` keeps the canal near the middle; ``tissues`` replaces the drawn contrast. Raises
     ValueError for contradictory wishes.
     """
     kind = None if kind is None else SliceKind(kind)
+    if severity is not None:
+        grade = grade_of(severity)
     content = _sample_content(rng, content, grade or subgrade, kind, reason)
     shape = (matrix, matrix) if isinstance(matrix, int) else matrix
     low, high = FIELD_OF_VIEW_MM
@@ -122,24 +155,23 @@ def draw_slice(
     why = None
     if content is SliceContent.OTHER:
         why = OtherReason(reason or rng.choice(list(OtherReason)))
-    letter, looks = _sample_grade(rng, content, grade, subgrade)
+    index, pattern = sample_within(rng, *_sample_grade(rng, content, grade, subgrade))
+    index = index if severity is None else severity
+    letter = grade_of(index) if content is SliceContent.ROOTLET else None
+    if lookalike is None and rng.random() < LOOKALIKE_SHARE and content is SliceContent.ROOTLET:
+        lookalike = Lookalike(rng.choice(list(Lookalike), p=[0.6, 0.25, 0.15]))
     level = level or _sample_level(rng, content, letter)
     kind = kind or _sample_kind(rng, level, letter)
     fullness = _sample_fullness(rng, level)
     streams = Streams.of(rng)
     canal = plan_canal(
-        streams.canal,
-        build=build,
-        level=level,
-        kind=kind,
-        content=content,
-        grade=letter,
-        subgrade=looks,
+        streams.canal, build=build, level=level, kind=kind, content=content,
+        severity=0.1 * index if content is SliceContent.CORD else index, pattern=pattern, lookalike=lookalike,
         cord_fullness=fullness,
-    )
+    )  # fmt: skip
     pose = _sample_pose(rng, shape, spacing, canal, centred=centred)
     maps = paint_maps(
-        streams, shape=shape, spacing_mm=spacing, pose=pose, build=build, canal=canal, tissues=tissues,
+        streams, shape=shape, spacing_mm=spacing, pose=pose, build=build, canals=(canal,), tissues=tissues,
         height_mm=rng.uniform(-150, 150), reason=why,
     )  # fmt: skip
     poor = why is OtherReason.QUALITY
@@ -160,7 +192,9 @@ def draw_slice(
         sac=maps.sac > 0.5,
         content=content,
         grade=letter,
-        subgrade=looks,
+        subgrade=subgrade_of(index, pattern) if letter else None,
+        severity=index if letter else None,
+        lookalike=lookalike,
         level=level,
         kind=kind,
         reason=why,
@@ -210,7 +244,7 @@ def _sample_grade(
     letter = Grade(grade)
     if letter is not Grade.A:
         return letter, None
-    return letter, Subgrade(subgrade or rng.choice(["A1", "A2", "A3", "A4"], p=[0.45, 0.22, 0.22, 0.11]))
+    return letter, Subgrade(subgrade or rng.choice(["A1", "A2", "A3", "A4"], p=[0.42, 0.2, 0.25, 0.13]))
 
 
 def _sample_level(rng: np.random.Generator, content: SliceContent, grade: Grade | None) -> str:
@@ -260,29 +294,6 @@ def _sample_crosstalk(rng: np.random.Generator, *, clean: bool) -> tuple[float, 
     if rng.random() >= (0.03 if clean else 0.12):
         return None
     return float(rng.uniform(0.2, 0.95)), float(rng.uniform(0.3, 0.8)), float(rng.uniform(0.04, 0.12))
-
-
-def _paint_cavity(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues) -> None:
-    """Laminectomy: the arch is gone, a scar or seroma fills its place."""
-    radii = ellipse(rng.uniform(10, 20), rng.uniform(9, 20), lobes=((3, 0.1, 1.0),))
-    figure = Blob(rng.normal(0, 4), canal.back + 3 + float(radii.max()) * 0.8, radii)
-    canvas.paint(canvas.patch(figure), (rng.uniform(0.1, 0.9), tissues.fat * 0.07), texture=3, soft=4)
-
-
-def _paint_screws(canvas: Canvas, rng: np.random.Generator, canal: Canal, place: Place) -> None:
-    """Signal voids of pedicle screws with a bright, one-sided rim."""
-    for side in (-1, 1):
-        x, y = side * (canal.half_width + 6) + rng.normal(0, 2), rng.uniform(-12, 6)
-        radius = rng.uniform(6, 12)
-        shape = ellipse(radius * rng.uniform(0.9, 1.5), radius, lobes=((2, 0.15, rng.uniform(0, 3)),))
-        patch = canvas.patch(Blob(x, y, shape))
-        if not patch.distance.size:
-            continue
-        rim = np.exp(-(((patch.distance - 0.8) / 1.3) ** 2)) * np.clip(
-            np.sin(np.arctan2(canvas.y[patch.window] - y, canvas.x[patch.window] - x) * 2 + 1) + 0.2, 0, 1
-        )
-        canvas.paint(patch, (0.0, 0.0), soft=3)
-        canvas.water[patch.window] += (rng.uniform(0.3, 1.0) * rim).astype(np.float32)
 
 
 def _draw_absent(

@@ -1,4 +1,4 @@
-"""DICOM headers of a phantom study, written the way a 1.5 T scanner writes them (style of a Siemens Aera).
+"""DICOM headers of a phantom study, written the way 1.5 T scanners of three vendors write them.
 
 Everything but the pixels follows from the patient alone, dates included: the same patient gives the same bytes.
 """
@@ -16,6 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from stenosis_node.domain import SliceGeometry
 from training.phantom import GENERATOR_VERSION
+from training.phantom.protocols import Protocol, Site
 
 CHARACTER_SET: Final = ["", "ISO 2022 IR 149"]
 """ASCII and, after an escape sequence, KS X 1001: what Korean scanners and PACS write."""
@@ -31,44 +32,6 @@ def make_uid(*names: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
-    """One series as the operator named it and the sequence that was run."""
-
-    number: int
-    description: str
-    image_type: tuple[str, ...]
-    scanning_sequence: str
-    sequence_variant: tuple[str, ...]
-    scan_options: tuple[str, ...]
-    sequence_name: str
-    tr_ms: float
-    te_ms: float
-    echo_train: int
-    averages: int
-    flip_degrees: float
-    bandwidth: float
-    gap_mm: float
-
-
-LOCALIZER: Final = Protocol(
-    1, "localizer", ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), "GR", ("SP", "OSP"), (), "*fl2d1",
-    8.6, 4.0, 1, 2, 20.0, 320.0, 2.0,
-)  # fmt: skip
-SAGITTAL_T2: Final = Protocol(
-    2, "t2_tse_sag", ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), "SE", ("SK", "SP", "OSP"), ("SAT1", "PFP"),
-    "*tse2d1_17", 3500.0, 102.0, 17, 2, 150.0, 190.0, 0.4,
-)  # fmt: skip
-AXIAL_T2: Final = Protocol(
-    3, "t2_tse_tra", ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), "SE", ("SK", "SP", "OSP"), ("SAT1", "PFP"),
-    "*tse2d1_15", 4200.0, 99.0, 15, 2, 150.0, 190.0, 0.4,
-)  # fmt: skip
-AXIAL_T1: Final = Protocol(
-    4, "t1_tse_tra", ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), "SE", ("SK", "SP", "OSP"), ("SAT1", "PFP"),
-    "*tse2d1_3", 590.0, 9.8, 3, 2, 150.0, 220.0, 0.4,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
 class Identity:
     """Who and when. ``key`` names the patient in UIDs and Patient ID."""
 
@@ -76,6 +39,7 @@ class Identity:
     seed: int
     index: int
     age_years: int
+    site: Site
 
     @property
     def name(self) -> str:
@@ -120,7 +84,7 @@ def make_instance(
     ds.SpecificCharacterSet = CHARACTER_SET
     _add_patient_and_study(ds, identity)
     _add_series(ds, identity, protocol)
-    _add_sequence(ds, protocol, pixels.shape)
+    _add_sequence(ds, identity, protocol, pixels.shape)
     _add_image(ds, identity, protocol, pixels, geometry, number=number, window=window, location_mm=location_mm)
     return ds
 
@@ -156,25 +120,26 @@ def _add_series(ds: Dataset, identity: Identity, protocol: Protocol) -> None:
     ds.PatientPosition = "HFS"
     ds.FrameOfReferenceUID = identity.frame_uid
     ds.PositionReferenceIndicator = ""
-    ds.Manufacturer = "SIEMENS"
-    ds.ManufacturerModelName = "Aera (synthetic phantom)"
+    ds.Manufacturer = identity.site.manufacturer
+    ds.ManufacturerModelName = f"{identity.site.model} (synthetic phantom)"
     ds.InstitutionName = "Synthetic phantom, no patient"
     ds.StationName = "PHANTOM"
     ds.DeviceSerialNumber = "00000"
     ds.SoftwareVersions = f"phantom generator {GENERATOR_VERSION}"
 
 
-def _add_sequence(ds: Dataset, protocol: Protocol, shape: tuple[int, ...]) -> None:
+def _add_sequence(ds: Dataset, identity: Identity, protocol: Protocol, shape: tuple[int, ...]) -> None:
     ds.ScanningSequence = protocol.scanning_sequence
     ds.SequenceVariant = list(protocol.sequence_variant)
     ds.ScanOptions = list(protocol.scan_options)
     ds.MRAcquisitionType = "2D"
-    ds.SequenceName = protocol.sequence_name
+    if protocol.sequence_name:
+        ds.SequenceName = protocol.sequence_name
     ds.AngioFlag = "N"
     ds.RepetitionTime = f"{protocol.tr_ms:g}"
     ds.EchoTime = f"{protocol.te_ms:g}"
     ds.NumberOfAverages = str(protocol.averages)
-    ds.ImagingFrequency = "63.677"
+    ds.ImagingFrequency = identity.site.frequency_mhz
     ds.ImagedNucleus = "1H"
     ds.EchoNumbers = 1
     ds.MagneticFieldStrength = "1.5"

@@ -15,21 +15,34 @@ from training.phantom.acquisition import Scanner, acquire, sample_scanner
 from training.phantom.anatomy import Build, Canal, plan_canal, sample_build
 from training.phantom.canvas import Canvas, Pose
 from training.phantom.draw import Maps, Streams, draw_slice, paint_maps, sac_box, sac_centre
-from training.phantom.fields import F32, Shape
+from training.phantom.fields import Shape
+from training.phantom.look import Vendor, sample_look
 from training.phantom.planes import Plane, contiguous_stack, disc_slabs
 from training.phantom.sagittal import SacProfile, paint_sagittal
+from training.phantom.seeds import SHIFTED_TEST_SEEDS
+from training.phantom.severity import grade_of, sample_discs, sample_pattern, subgrade_of
 from training.phantom.spine import DISC_NAMES, SAC_END_MM, Spine, sample_spine
 from training.phantom.tissue import Tissues, sample_tissues, t1_tissues
-from training.phantom.words import OtherReason, PhantomSlice, SliceContent, SliceKind, Subgrade
+from training.phantom.troubles import Troubles, sample_troubles
+from training.phantom.words import (
+    Lookalike,
+    OtherReason,
+    PhantomSlice,
+    RootPattern,
+    SliceContent,
+    SliceKind,
+    Subgrade,
+)
 
-STENOSIS_CHANCE: Final = {
-    "L5-S1": 0.06, "L4-5": 0.32, "L3-4": 0.22, "L2-3": 0.12, "L1-2": 0.04, "T12-L1": 0.02, "T11-12": 0.01,
-}  # fmt: skip
-"""Chance of grade B or worse at a disc (RSNA 2024 counts, rounded up for a spine clinic)."""
-
-_REACH_MM: Final = 5.5
+_REACH_MM: Final = 12.0
 """How far a disc's stenosis spreads along the spine."""
-_GRADE_FROM: Final = ((0.8, Grade.D), (0.5, Grade.C), (0.25, Grade.B))
+_PARTIAL_VOLUME_SHARE: Final = 0.3
+_HALF_DEPTH_MM: Final = 1.3
+"""Where the two renders of a thick slice lie about its middle."""
+_TIP_UNSEEN_MM: Final = 2.0
+"""A cord slice ends this far below the tip: half a slice."""
+_LOOKALIKE_SHARE: Final = 0.07
+"""Of patients."""
 _CSF_STORED: Final = (700.0, 1500.0)
 
 
@@ -38,7 +51,7 @@ class Wishes:
     """What is not left to chance. The sample patient needs all grades; most patients have no wishes."""
 
     severity: dict[str, float] = field(default_factory=dict)
-    """By disc name, replacing the drawn one: 0 healthy; from 0.25 B, 0.5 C, 0.8 D."""
+    """By disc name, replacing the drawn one; see :mod:`training.phantom.severity`."""
     reach_mm: float = _REACH_MM
     conus_above_l12_mm: float | None = None
     slabs: bool | None = None
@@ -47,6 +60,7 @@ class Wishes:
     clean: bool = False
     """No partial volume, few artefacts, no slices to refuse."""
     matrix: int | None = None
+    vendor: Vendor | None = None
     purpose: str = "wishes"
 
 
@@ -59,6 +73,25 @@ class PatientSlice:
     height_mm: float
     """Along the spine above the L5-S1 disc."""
     slab: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTruth:
+    """What is known of a slice before it is drawn."""
+
+    number: int
+    slab: int
+    height_mm: float
+    above_conus_mm: float
+    """Height above the end of the cord; negative below it."""
+    level: str
+    kind: SliceKind
+    content: SliceContent
+    severity: float
+    """Index of the canal at this height, also where the content is not rootlet."""
+    grade: Grade | None
+    subgrade: Subgrade | None
+    reason: OtherReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +114,10 @@ class Patient:
     stored_csf: float
     reach_mm: float
     clean: bool
-    screws_at: frozenset[str]
-    """Levels with pedicle screws."""
+    troubles: Troubles
+    pattern: RootPattern
+    lookalike: Lookalike | None
+    vendor: Vendor
     warp_mm: float
     purpose: str
     """Empty, or what the wishes were for: keeps the UIDs of wished patients apart."""
@@ -102,10 +137,38 @@ class Patient:
 
     def axial_slice(self, number: int, *, t1: bool = False) -> PatientSlice:
         """Slice ``number`` (0-based)."""
+        plane, truth = self.planes[number], self.truth(number)
+        image = self._image(plane, truth, t1=t1)
+        geometry = plane.geometry(self.shape, self.spacing_mm, self.thickness_mm)
+        return PatientSlice(image, geometry, truth.height_mm, plane.slab)
+
+    def truths(self) -> tuple[SliceTruth, ...]:
+        """Truth of every axial slice; costs no drawing."""
+        return tuple(self.truth(k) for k in range(len(self.planes)))
+
+    def truth(self, number: int) -> SliceTruth:
         plane = self.planes[number]
         s = self.spine.height_of_plane(np.asarray(plane.centre), np.asarray(plane.normal))
-        image = self._image(plane, s, number, t1=t1)
-        return PatientSlice(image, plane.geometry(self.shape, self.spacing_mm, self.thickness_mm), s, plane.slab)
+        kind, severity = self.spine.kind(s), self.severity_at(s)
+        reason = self._refused(s, number) if kind.has_canal and not self.clean else None
+        if reason is not None or not kind.has_canal:
+            content = SliceContent.OTHER
+        else:
+            content = SliceContent.CORD if s > self.spine.conus_s - _TIP_UNSEEN_MM else SliceContent.ROOTLET
+        rootlet = content is SliceContent.ROOTLET
+        return SliceTruth(
+            number=number,
+            slab=plane.slab,
+            height_mm=s,
+            above_conus_mm=s - self.spine.conus_s,
+            level=self.spine.level(s),
+            kind=kind,
+            content=content,
+            severity=severity,
+            grade=grade_of(severity) if rootlet else None,
+            subgrade=subgrade_of(severity, self.pattern) if rootlet else None,
+            reason=reason,
+        )
 
     def overview_slice(self, share: float, shape: Shape, spacing_mm: float) -> PatientSlice:
         """An untilted low-resolution axial slice, ``share`` of the way from the lowest to the highest disc."""
@@ -116,36 +179,26 @@ class Patient:
         wide = replace(self, shape=shape, spacing_mm=spacing_mm, thickness_mm=8.0, scanner=scanner, planes=(plane,))
         return wide.axial_slice(0)
 
-    def truth_at(self, s: float) -> tuple[SliceContent, Grade | None, Subgrade | None]:
-        """Content and grade of the canal at a height."""
-        if s > self.spine.conus_s - 2:
-            return SliceContent.CORD, None, None
-        severity = max(
-            self.severity[d.name] * float(np.exp(-(((s - d.s) / self.reach_mm) ** 2))) for d in self.spine.discs
-        )
-        for least, grade in _GRADE_FROM:
-            if severity >= least:
-                return SliceContent.ROOTLET, grade, None
-        rng = self.stream("subgrade", self.spine.nearest_disc(s).name)
-        usual = Subgrade(rng.choice(["A1", "A2", "A3"], p=[0.6, 0.3, 0.1]))
-        if severity >= 0.12:
-            return SliceContent.ROOTLET, Grade.A, Subgrade(rng.choice(["A3", "A4"], p=[0.6, 0.4]))
-        return SliceContent.ROOTLET, Grade.A, usual
+    def severity_at(self, s: float) -> float:
+        """Severity of the canal at a height: that of the discs fades along the spine."""
+        spread = (self.severity[d.name] * float(np.exp(-(((s - d.s) / self.reach_mm) ** 2))) for d in self.spine.discs)
+        return max(spread)
 
-    def canal_at(self, s: float, *, other: bool = False) -> Canal:
+    def canal_at(self, s: float) -> Canal:
         """The canal at a height. Quantiles are shared along a vertebra, so that neighbours look alike."""
-        content, grade, subgrade = self.truth_at(s)
-        kind = self.spine.kind(s)
-        if grade not in (None, Grade.A) and kind is SliceKind.PEDICLE:
+        kind, severity = self.spine.kind(s), self.severity_at(s)
+        if severity > 0.25 and kind is SliceKind.PEDICLE:
             kind = SliceKind.FORAMEN
+        cord = s > self.spine.conus_s - _TIP_UNSEEN_MM
         return plan_canal(
             self.stream("canal", self.spine.nearest_disc(s).name),
             build=self.build,
             level=self.spine.level(s),
             kind=kind,
-            content=SliceContent.OTHER if other else content,
-            grade=None if other else grade,
-            subgrade=None if other else subgrade,
+            content=SliceContent.CORD if cord else SliceContent.ROOTLET,
+            severity=severity,
+            pattern=self.pattern,
+            lookalike=self.lookalike,
             cord_fullness=self.spine.cord_fullness(s),
             sizes=self.spine.sizes(s),
         )
@@ -180,31 +233,27 @@ class Patient:
         """Depth and brightness of the sac along the spine, for sagittal planes."""
         heights = np.arange(SAC_END_MM, self.spine.discs[-1].s + 70.0, 3.0)
         canals = [self.canal_at(s) for s in heights.tolist()]
-        bright = {None: 1.0, Grade.A: 1.0, Grade.B: 0.6}
-        return SacProfile(
-            heights, np.array([c.front + c.back for c in canals]), np.array([bright.get(c.grade, 0.0) for c in canals])
-        )
+        csf = np.interp([c.severity for c in canals], (0.2, 0.4, 0.55), (1.0, 0.6, 0.0))
+        return SacProfile(heights, np.array([c.front + c.back for c in canals]), csf)
 
-    def _image(self, plane: Plane, s: float, number: int, *, t1: bool) -> PhantomSlice:
-        weighting = "t1" if t1 else "t2"
+    def _image(self, plane: Plane, truth: SliceTruth, *, t1: bool) -> PhantomSlice:
+        weighting, number, s = "t1" if t1 else "t2", truth.number, truth.height_mm
         tissues = t1_tissues(self.stream("tissue", "t1")) if t1 else self.tissues
         noise = self.stream("noise", weighting, number)
-        if not self.spine.kind(s).has_canal:
+        if not truth.kind.has_canal:
             return self._below_sac(tissues, number)
-        refused = None if self.clean else self._refused(s, number)
-        canal = self.canal_at(s, other=refused is not None)
-        partial = not self.clean and self.stream("partial", number).random() < 0.3
-        offsets = (-1.3, 1.3) if partial else (0.0,)
-        maps = [self._maps(plane, s + ds, number, tissues, refused) for ds in offsets]
-        water, fat, sac = (_mean([getattr(m, part) for m in maps]) for part in ("water", "fat", "sac"))
-        poor = refused is OtherReason.QUALITY
+        partial = not self.clean and self.stream("partial", number).random() < _PARTIAL_VOLUME_SHARE
+        offsets = (-_HALF_DEPTH_MM, _HALF_DEPTH_MM) if partial else (0.0,)
+        canals = [self.canal_at(s + ds) for ds in offsets]
+        maps = self._maps(plane, truth, canals, tissues)
+        poor = truth.reason is OtherReason.QUALITY
         scanner = sample_scanner(noise, self.shape, poor=True) if poor else self.scanner
         pixels = acquire(
             scanner,
             noise,
-            water,
-            fat,
-            canal=sac_centre(sac),
+            maps.water,
+            maps.fat,
+            canal=sac_centre(maps.sac),
             motion_px=float(noise.uniform(1.5, 4)) if poor else 0.0,
             crosstalk=plane.crosstalk,
             gain=None if t1 else self.stored_csf,
@@ -212,44 +261,43 @@ class Patient:
         return PhantomSlice(
             pixels=pixels,
             spacing_mm=(self.spacing_mm, self.spacing_mm),
-            box=sac_box(sac),
-            sac=sac > 0.5,
-            content=canal.content,
-            grade=canal.grade,
-            subgrade=canal.subgrade,
-            level=canal.level,
-            kind=canal.kind,
-            reason=refused,
-            ambiguous=refused is None and abs(s - self.spine.conus_s) < 4.4,
+            box=sac_box(maps.sac),
+            sac=maps.sac > 0.5,
+            content=truth.content,
+            grade=truth.grade,
+            subgrade=truth.subgrade,
+            severity=truth.severity if truth.grade else None,
+            lookalike=self.lookalike,
+            level=truth.level,
+            kind=truth.kind,
+            reason=truth.reason,
+            ambiguous=truth.reason is None and abs(truth.above_conus_mm) < 4.4,
             fat_suppressed=tissues.fat_suppressed,
         )
 
-    def _maps(self, plane: Plane, s: float, number: int, tissues: Tissues, refused: OtherReason | None) -> Maps:
-        canal = self.canal_at(s, other=refused is not None)
-        disc = self.spine.nearest_disc(s).name
+    def _maps(self, plane: Plane, truth: SliceTruth, canals: list[Canal], tissues: Tissues) -> Maps:
+        s = truth.height_mm
         streams = Streams(
             trunk=self.stream("trunk"),
-            bone=self.stream("bone", disc, canal.kind),
+            bone=self.stream("bone", self.spine.nearest_disc(s).name, canals[0].kind),
             canal=self.stream("unused"),
-            content=self.stream("content", number),
+            content=self.stream("content", truth.number),
         )
         return paint_maps(
             streams,
             shape=self.shape,
             spacing_mm=self.spacing_mm,
-            pose=self.pose_on(plane, s, canal),
+            pose=self.pose_on(plane, s, canals[0]),
             build=self.build,
-            canal=canal,
+            canals=canals,
             tissues=tissues,
             height_mm=s - 100,
-            reason=refused,
+            reason=truth.reason,
             warp_mm=self.warp_mm,
         )
 
     def _refused(self, s: float, number: int) -> OtherReason | None:
-        if self.spine.level(s) in self.screws_at and self.spine.kind(s) is not SliceKind.DISC:
-            return OtherReason.SCREWS
-        return OtherReason.QUALITY if self.stream("quality", number).random() < 0.02 else None
+        return self.troubles.at(self.spine.level(s), self.spine.kind(s), self.stream("quality", number))
 
     def _below_sac(self, tissues: Tissues, number: int) -> PhantomSlice:
         return draw_slice(
@@ -263,18 +311,16 @@ class Patient:
         )
 
 
-def _mean(maps: list[F32]) -> F32:
-    total: F32 = sum(maps[1:], start=maps[0]) * np.float32(1 / len(maps))
-    return total
-
-
 def _words(*names: object) -> list[int]:
     """Numbers for a seed sequence from names."""
     return [int.from_bytes(str(n).encode()[:12].ljust(12, b"\0"), "little") for n in names]
 
 
-def draw_patient(seed: int, index: int, *, wishes: Wishes | None = None) -> Patient:
-    """Patient ``index`` of a set. Decided by (seed, index, generator version) and the wishes alone."""
+def draw_patient(seed: int, index: int = 0, *, wishes: Wishes | None = None) -> Patient:
+    """Patient ``index`` of a set. Decided by (seed, index, generator version) and the wishes alone.
+
+    Seeds of the shifted test set (:mod:`training.phantom.seeds`) give its contrast, field of view and vendor.
+    """
     purpose = wishes.purpose if wishes else ""
     wishes = wishes or Wishes()
     rng = np.random.default_rng([seed, index, *_words(GENERATOR_VERSION)])
@@ -282,46 +328,45 @@ def draw_patient(seed: int, index: int, *, wishes: Wishes | None = None) -> Pati
     spine = sample_spine(rng, build)
     if wishes.conus_above_l12_mm is not None:
         spine = Spine(spine.discs, build, spine.discs[4].s + wishes.conus_above_l12_mm)
-    severity = {name: _sample_severity(rng, name) for name in DISC_NAMES} | wishes.severity
-    wild = float(rng.uniform(0, 0.4)) if not wishes.clean and rng.random() < 0.3 else 0.0
-    tissues = sample_tissues(rng, wildness=wild, nucleus=float(np.clip(1.1 - build.age + rng.normal(0, 0.15), 0, 1)))
-    matrix = wishes.matrix or int(rng.choice([256, 320, 384]))
-    fov = float(rng.uniform(170, 210) if wishes.clean else rng.uniform(150, 230))
+    severity = sample_discs(rng) | wishes.severity
+    pattern, lookalike = sample_pattern(rng), _sample_lookalike(rng, clean=wishes.clean)
+    look = sample_look(rng, shifted=seed in SHIFTED_TEST_SEEDS, clean=wishes.clean, vendor=wishes.vendor)
+    matrix = wishes.matrix or look.matrix
+    nucleus = float(np.clip(1.1 - build.age + rng.normal(0, 0.15), 0, 1))
     shape = (matrix, matrix)
-    slabs = bool(rng.random() < 0.4)
+    slabs = bool(rng.random() < 0.5)
     if slabs if wishes.slabs is None else wishes.slabs:
-        planes = disc_slabs(rng, spine, fov, discs=wishes.slab_discs or DISC_NAMES[:5], per_slab=wishes.slices_per_slab)
+        count = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35]))
+        planes = disc_slabs(
+            rng, spine, look.fov_mm, discs=wishes.slab_discs or DISC_NAMES[:count], per_slab=wishes.slices_per_slab
+        )
     else:
         planes = contiguous_stack(rng, spine)
-    screws: frozenset[str] = frozenset()
-    if not wishes.clean and rng.random() < 0.08:
-        screws = frozenset((("L3", "L4"), ("L4", "L5"))[int(rng.integers(2))])
     return Patient(
         seed=seed,
         index=index,
         build=build,
         spine=spine,
-        tissues=tissues,
-        scanner=sample_scanner(rng, shape, clean=True),
+        tissues=sample_tissues(rng, wildness=look.wildness, nucleus=nucleus),
+        scanner=look.scanner(rng, shape),
         severity=severity,
         planes=planes,
         pose=Pose(rotation=float(rng.normal(0, 0.04)), shear=0.0),
         shape=shape,
-        spacing_mm=fov / matrix,
+        spacing_mm=look.fov_mm / matrix,
         thickness_mm=4.0,
         stored_csf=float(rng.uniform(*_CSF_STORED)),
         reach_mm=wishes.reach_mm,
         clean=wishes.clean,
-        screws_at=screws,
+        troubles=sample_troubles(rng),
+        pattern=RootPattern.DORSAL if wishes.clean else pattern,
+        lookalike=lookalike,
+        vendor=look.vendor,
         warp_mm=float(rng.uniform(0.6, 1.6)),
         purpose=purpose,
     )
 
 
-def _sample_severity(rng: np.random.Generator, disc: str) -> float:
-    """Healthy below 0.25; otherwise B, C or D with falling chance."""
-    stenotic, mild, grade, inside = rng.random(), rng.uniform(0, 0.2), rng.random(), rng.uniform(0, 1)
-    if stenotic >= STENOSIS_CHANCE[disc]:
-        return float(mild)
-    low, high = (0.3, 0.5) if grade < 0.5 else (0.55, 0.8) if grade < 0.8 else (0.9, 1.3)
-    return float(low + (high - low) * inside)
+def _sample_lookalike(rng: np.random.Generator, *, clean: bool) -> Lookalike | None:
+    chance, kind = rng.random(), Lookalike(rng.choice(list(Lookalike), p=[0.6, 0.25, 0.15]))
+    return kind if chance < _LOOKALIKE_SHARE and not clean else None

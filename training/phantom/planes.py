@@ -75,20 +75,18 @@ def disc_slabs(
 
 
 def contiguous_stack(rng: np.random.Generator, spine: Spine) -> tuple[Plane, ...]:
-    """20 to 40 parallel slices from the lower thoracic spine into the sacrum."""
+    """Some 25 to 46 parallel slices from the lower thoracic spine into the sacrum."""
     tilt = float(rng.normal(0.03, 0.05))
-    count = int(rng.integers(24, 41))
     normal = np.array([0.0, -np.sin(tilt), np.cos(tilt)])
     middle = spine.back_wall(spine.discs[2].s) + np.array([0.0, -rng.uniform(2, 12), 0.0])
-    lowest = spine.back_wall(-rng.uniform(5, 40)) @ normal
-    top = lowest + (count - 1) * PITCH_MM
-    limit = spine.back_wall(spine.discs[-1].s + 10) @ normal
-    top = min(top, limit)
+    lowest = spine.back_wall(rng.uniform(-58, 25)) @ normal
+    top = spine.back_wall(rng.uniform(spine.discs[-2].s - 8, spine.discs[-1].s + 10)) @ normal
+    pitch = PITCH_MM * rng.uniform(1.0, 1.25)
     planes = []
-    for k in range(count):
-        point = middle + normal * (top - k * PITCH_MM - middle @ normal)
+    for k in range(min(46, int((top - lowest) / pitch) + 1)):
+        point = middle + normal * (top - k * pitch - middle @ normal)
         planes.append(Plane((float(point[0]), float(point[1]), float(point[2])), tilt, 0))
-    return tuple(p for p in planes if np.asarray(p.centre) @ normal > lowest - 30)
+    return tuple(planes)
 
 
 def _crosstalk(plane: Plane, planes: Sequence[Plane], fov_mm: float) -> tuple[float, float, float] | None:

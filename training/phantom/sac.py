@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
-from stenosis_node.domain import Grade
 from training.phantom.anatomy import Canal
 from training.phantom.canvas import Blob, Canvas, Patch, Rod, coverage, ellipse
 from training.phantom.fields import F32, smooth_field
 from training.phantom.tissue import Tissues
-from training.phantom.words import SliceContent, SliceKind, Subgrade
+from training.phantom.words import Lookalike, RootPattern, SliceContent, SliceKind
 
-_LAYER: dict[Subgrade | None, tuple[float, float]] = {
-    Subgrade.A1: (0.9, 1.15),
-    Subgrade.A2: (1.0, 1.3),
-    Subgrade.A3: (1.5, 1.55),
-    Subgrade.A4: (1.5, 1.4),
-}
-"""(share of the level's roots that are seen, least distance in root radii)"""
+_CROWDED: Final = ((0.08, 0.42), (0.0, 1.0))
+"""Severity between which the roots come to fill the sac."""
+_VEIL: Final = ((0.12, 0.25, 0.36, 0.5, 0.6, 0.72), (0.0, 0.2, 0.4, 0.76, 0.93, 0.98))
+"""How much of the CSF between the roots is lost in a slice's thickness, by severity."""
+_LAYER_TOP: Final = ((0.0, 0.12, 0.25, 0.4), (0.46, 0.2, -0.3, -1.2))
+"""Where the layer of roots begins, in distances from centre to dorsal wall, by severity."""
+_FAT_LEFT: Final = ((0.6, 0.75, 0.9), (1.0, 0.75, 0.35))
 
 
 def paint_canal(canvas: Canvas, rng: np.random.Generator, *, canal: Canal, tissues: Tissues) -> F32:
@@ -26,20 +27,13 @@ def paint_canal(canvas: Canvas, rng: np.random.Generator, *, canal: Canal, tissu
     patch = canvas.patch(Blob(0, 0, canal.sac))
     if canal.content is SliceContent.CORD:
         _paint_cord(canvas, rng, canal, tissues, patch)
-    elif _looks(canal) in (Grade.C, Grade.D):
-        _paint_crowded(canvas, rng, patch, tissues)
+    elif canal.lookalike in (Lookalike.CLUMPS, Lookalike.EMPTY) and canal.severity < 0.35:
+        _paint_arachnoiditis(canvas, rng, canal, tissues, patch)
     else:
         _paint_roots(canvas, rng, canal, tissues, patch)
     sac = np.zeros(canvas.shape, np.float32)
     sac[patch.window] = coverage(patch.distance, canvas.spacing_mm)
     return sac
-
-
-def _looks(canal: Canal) -> Grade:
-    """Grade whose morphology is drawn; 'other' slices have one too."""
-    if canal.grade is not None:
-        return canal.grade
-    return {0.0: Grade.A, 0.45: Grade.B, 0.75: Grade.C}.get(canal.narrowing, Grade.D)
 
 
 def _paint_epidural(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues) -> None:
@@ -49,7 +43,7 @@ def _paint_epidural(canvas: Canvas, rng: np.random.Generator, canal: Canal, tiss
     canvas.paint(canvas.patch(Blob(0, 0, rim)), (dark, 0))
     if canal.kind in (SliceKind.DISC, SliceKind.FORAMEN):
         canvas.paint(canvas.patch(Blob(0, 0, canal.flavum)), (t.flavum, 0.01), texture=2, soft=1.3)
-    fat = t.fat * rng.uniform(0.8, 1.05) * (0.35 if _looks(canal) is Grade.D else 1.0)
+    fat = t.fat * rng.uniform(0.8, 1.05) * float(np.interp(canal.severity, *_FAT_LEFT))
     canvas.paint(canvas.patch(Blob(0, 0, canal.epidural)), (0.05, fat), texture=1.6, soft=1.2)
     veins = rng.random() < 0.5 and canal.kind is not SliceKind.PEDICLE
     for side in (-1, 1):
@@ -61,68 +55,98 @@ def _paint_epidural(canvas: Canvas, rng: np.random.Generator, canal: Canal, tiss
     canvas.paint(canvas.patch(Blob(0, 0, dura)), (t.dura * 1.3, t.fat * 0.12))
 
 
-def _paint_crowded(canvas: Canvas, rng: np.random.Generator, patch: Patch, tissues: Tissues) -> None:
-    """Grades C and D: no root and no CSF to be seen."""
-    canvas.paint(patch, (tissues.crowded, 0), texture=1.6, soft=1.3)
-    grain = smooth_field(rng, patch.distance.shape, 6)
-    canvas.water[patch.window] *= 1 + coverage(patch.distance, canvas.spacing_mm) * 0.07 * grain
-
-
 def _paint_roots(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues, patch: Patch) -> None:
-    canvas.paint(patch, (tissues.csf * rng.uniform(0.88, 1.0), 0), texture=0.5)
-    grade_b = _looks(canal) is Grade.B
-    layout = None if grade_b else (canal.subgrade or Subgrade.A1)
-    if not grade_b and rng.random() < 0.3:  # flow void
-        void = ellipse(rng.uniform(1, 4), rng.uniform(1, 3))
-        place = Blob(rng.normal(0, canal.side * 0.3), rng.normal(-canal.front * 0.2, canal.front * 0.3), void)
-        canvas.paint(canvas.patch(place), (rng.uniform(0.35, 0.8), 0), soft=5)
+    """Roots and CSF: from a layer at the back, over a grainy sac, to one grey in which nothing can be told apart."""
+    s = canal.severity + 0.012 * float(rng.standard_normal())
+    crowded = float(np.interp(s, *_CROWDED))
+    veil = float(np.interp(s, *_VEIL))
+    grey = tissues.root + float(np.clip((s - 0.3) / 0.3, 0, 1)) * (tissues.crowded - tissues.root)
+    csf = tissues.csf * rng.uniform(0.88, 1.0)
+    canvas.paint(patch, (csf + crowded * veil * (grey - csf), 0), texture=0.5 + crowded)
+    if rng.random() < 0.3 * (1 - crowded):
+        _paint_flow_void(canvas, rng, canal)
     radius = rng.uniform(0.5, 0.85)
-    if grade_b:
-        area = float(coverage(patch.distance, canvas.spacing_mm).sum()) * canvas.spacing_mm**2
-        wanted, apart = int(area / (np.pi * (radius * 1.28) ** 2)), 1.6 * radius
-    else:
-        share, spacing = _LAYER[layout]
-        wanted, apart = int(canal.sizes.roots * share), spacing * radius
-    places = _scatter(rng, canal, layout, max(5, wanted), apart)
+    area = float(coverage(patch.distance, canvas.spacing_mm).sum()) * canvas.spacing_mm**2
+    all_over = area / (np.pi * (radius * 1.28) ** 2)
+    wanted = (1 - crowded) * canal.sizes.roots * rng.uniform(0.85, 1.25) + crowded * all_over
+    top = float(np.interp(s, *_LAYER_TOP))
     x, y = canvas.x[patch.window], canvas.y[patch.window]
-    strength = rng.uniform(0.8, 1.0) if grade_b else rng.uniform(0.55, 0.95)
-    alpha = _dots(rng, canvas, x, y, places, radius, strength)
-    if layout is Subgrade.A1 and rng.random() < 0.5:  # a sedimented layer thinner than a slice
-        level = canal.back * rng.uniform(0.35, 0.6)
+    strength = rng.uniform(0.6, 0.95) * (1 - crowded) + rng.uniform(0.8, 1.0) * crowded
+    alpha = np.zeros_like(x)
+    if veil < 0.95:
+        places = _scatter(rng, canal, max(5, int(wanted)), (1.2 + 0.4 * crowded) * radius, crowded, top)
+        alpha = _dots(rng, canvas, x, y, places, radius, strength)
+    if canal.pattern is RootPattern.DORSAL and crowded < 1 and rng.random() < 0.5:  # a layer thinner than a slice
+        level = canal.back * max(top + rng.uniform(-0.1, 0.15), -0.9)
         np.maximum(alpha, rng.uniform(0.35, 0.8) * np.clip((y - level) / 1.5, 0, 1), out=alpha)
-    if grade_b:  # oblique roots veil the CSF between them
-        np.maximum(alpha, rng.uniform(0.28, 0.54), out=alpha)
+    if veil > 0:  # oblique roots
+        behind = np.clip((y - canal.back * top) / 2 + 0.5, 0.25, 1)
+        np.maximum(alpha, veil * (1 - crowded) * behind, out=alpha)
     alpha *= coverage(patch.distance, canvas.spacing_mm, 0.1)
     water = canvas.water[patch.window]
-    water += alpha * (tissues.root - water)
+    water += alpha * (grey - water)
+    grain = smooth_field(rng, patch.distance.shape, 6)
+    water *= 1 + coverage(patch.distance, canvas.spacing_mm) * (0.07 * crowded) * grain
 
 
-def _scatter(rng: np.random.Generator, canal: Canal, layout: Subgrade | str | None, wanted: int, apart: float) -> F32:
-    """Root centres ``[n, 2]`` (mm) by dart throwing in the part of the sac that the subgrade fills."""
+def _paint_flow_void(canvas: Canvas, rng: np.random.Generator, canal: Canal) -> None:
+    void = ellipse(rng.uniform(1, 4), rng.uniform(1, 3))
+    place = Blob(rng.normal(0, canal.side * 0.3), rng.normal(-canal.front * 0.2, canal.front * 0.3), void)
+    canvas.paint(canvas.patch(place), (rng.uniform(0.35, 0.8), 0), soft=5)
+
+
+def _paint_arachnoiditis(
+    canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues, patch: Patch
+) -> None:
+    """Roots stuck together in a few strands, or to the wall, so that the sac looks empty."""
+    canvas.paint(patch, (tissues.csf * rng.uniform(0.88, 1.0), 0), texture=0.5)
+    if canal.lookalike is Lookalike.EMPTY:
+        rim = np.clip(1 - np.abs(patch.distance + 1.0) / 1.1, 0, 1) * rng.uniform(0.45, 0.85)
+        water = canvas.water[patch.window]
+        water += rim * (tissues.root - water)
+        return
+    for _ in range(int(rng.integers(2, 5))):
+        x, y = rng.normal(0, 0.35 * canal.side), rng.normal(0.1 * canal.back, 0.3 * canal.back)
+        size = rng.uniform(1.4, 3.0)
+        lobes = ((2, 0.2, rng.uniform(0, 6)), (3, 0.15, rng.uniform(0, 6)))
+        clump = canvas.patch(Blob(x, y, ellipse(size, size * rng.uniform(0.6, 1.0), lobes=lobes)))
+        clump = Patch(clump.window, np.maximum(clump.distance, _distance_in(patch, clump.window) + 0.4))
+        canvas.paint(clump, (tissues.root * rng.uniform(0.9, 1.1), 0), soft=1.4, opacity=rng.uniform(0.8, 1.0))
+
+
+def _distance_in(patch: Patch, window: tuple[slice, slice]) -> F32:
+    """The distances of a patch on another window; far outside where they do not meet."""
+    found = np.full((window[0].stop - window[0].start, window[1].stop - window[1].start), 9.0, np.float32)
+    (r, c), (pr, pc) = window, patch.window
+    rows = slice(max(r.start, pr.start), min(r.stop, pr.stop))
+    cols = slice(max(c.start, pc.start), min(c.stop, pc.stop))
+    if rows.start < rows.stop and cols.start < cols.stop:
+        found[rows.start - r.start : rows.stop - r.start, cols.start - c.start : cols.stop - c.start] = patch.distance[
+            rows.start - pr.start : rows.stop - pr.start, cols.start - pc.start : cols.stop - pc.start
+        ]
+    return found
+
+
+def _scatter(rng: np.random.Generator, canal: Canal, wanted: int, apart: float, crowded: float, top: float) -> F32:
+    """Root centres ``[n, 2]`` (mm) by dart throwing in the part of the sac that the roots fill."""
     tries = 14 * wanted
     angle = rng.uniform(-np.pi, np.pi, tries)
     u = np.sqrt(rng.uniform(0, 1, tries))
     limit = rng.normal(0, 0.12, tries)
     luck = rng.random(tries)
-    order = np.argsort(angle, kind="stable")
-    edge = np.empty(tries)
-    edge[order] = _radii(canal.sac, angle[order])
-    radius = u * edge * 0.93
+    radius = u * _radii(canal.sac, angle) * 0.93
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     dorsal = y / canal.back
-    match layout:
-        case Subgrade.A1:
-            good = dorsal > 0.42 + limit
-        case Subgrade.A2:
-            good = ((u > 0.72) & (dorsal > -0.55)) | (dorsal > 0.68)
-        case Subgrade.A3:
-            good = dorsal > -0.10 + limit
-        case Subgrade.A4:
-            good = u < 0.72
-        case "around the cord":
-            good = (u > 0.55) & ((np.abs(dorsal) > 0.15) | (luck < 0.35))
-        case _:
-            good = np.ones(tries, bool)
+    if canal.content is SliceContent.CORD:
+        good = (u > 0.55) & ((np.abs(dorsal) > 0.15) | (luck < 0.35))
+    else:
+        match canal.pattern:
+            case RootPattern.HORSESHOE:
+                good = ((u > 0.72 * (1 - crowded)) & (dorsal > -0.55 - crowded)) | (dorsal > 0.68 - 1.7 * crowded)
+            case RootPattern.CENTRAL:
+                good = u < 0.62 + 0.4 * crowded
+            case _:
+                good = dorsal > top + limit
     taken: list[tuple[float, float]] = []
     for px, py in zip(x[good].tolist(), y[good].tolist(), strict=True):
         if all((px - qx) ** 2 + (py - qy) ** 2 >= apart * apart for qx, qy in taken):
@@ -157,10 +181,11 @@ def _dots(rng: np.random.Generator, canvas: Canvas, x: F32, y: F32, places: F32,
 def _paint_cord(canvas: Canvas, rng: np.random.Generator, canal: Canal, tissues: Tissues, patch: Patch) -> None:
     canvas.paint(patch, (tissues.csf * rng.uniform(0.88, 1.0), 0), texture=0.5)
     full, back = canal.cord_fullness, canal.back
-    half_width = (5.0 + 4.6 * full) / 2 * rng.uniform(0.9, 1.08)
-    half_depth = (4.2 + 3.4 * full) / 2 * rng.uniform(0.9, 1.08)
+    girth = 1 - (1 - full) ** 2.2  # the cone is blunt: it gains most of its width within a centimetre
+    half_width = (2.6 + 7.0 * girth) / 2 * rng.uniform(0.9, 1.08)
+    half_depth = (2.4 + 5.2 * girth) / 2 * rng.uniform(0.9, 1.08)
     y = rng.normal(0.12, 0.12) * back + (1 - full) * back * 0.25
-    places = _scatter(rng, canal, "around the cord", int(canal.sizes.roots * rng.uniform(0.5, 1)), 1.1)
+    places = _scatter(rng, canal, int(canal.sizes.roots * rng.uniform(0.5, 1)), 1.1, 0.0, 0.0)
     gx, gy = canvas.x[patch.window], canvas.y[patch.window]
     alpha = _dots(rng, canvas, gx, gy, places, rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.95))
     alpha *= coverage(patch.distance, canvas.spacing_mm, 0.1)

@@ -7,18 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from training.phantom.look import Vendor
 from training.phantom.patient import Patient, Wishes, draw_patient
 from training.phantom.seeds import SAMPLE_SEED
 from training.phantom.study import Compression, write_study
 
 WISHES: Final = Wishes(
-    severity={"T12-L1": 0.02, "L1-2": 0.02, "L2-3": 0.42, "L3-4": 0.72, "L4-5": 1.4, "L5-S1": 0.05},
+    severity={"T12-L1": 0.02, "L1-2": 0.02, "L2-3": 0.42, "L3-4": 0.66, "L4-5": 1.4, "L5-S1": 0.05},
     reach_mm=14.0,
     conus_above_l12_mm=18.0,
     slabs=True,
     slab_discs=("T12-L1", "L1-2", "L2-3", "L3-4", "L4-5", "L5-S1"),
     slices_per_slab=4,
     clean=True,
+    vendor=Vendor.SIEMENS,
     matrix=320,
     purpose="sample",
 )

@@ -79,7 +79,10 @@ class Spine:
     def _wall(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Heights ``[n]`` and the posterior wall there ``[n, 3]``."""
         heights = np.arange(-78.0, self.discs[-1].s + 38.0, 1.0)
-        return heights, np.array([self.back_wall(s) for s in heights.tolist()])
+        tilt = self._tilt(heights)
+        backwards = np.stack([np.zeros_like(tilt), np.cos(tilt), np.sin(tilt)], axis=1)
+        depth = np.interp(heights, self._middles, self._tables["body_half_depth"]) * self._build.scale
+        return heights, np.asarray(self._centre(heights)) + depth[:, None] * backwards
 
     def body_centre(self, s: float) -> npt.NDArray[np.float64]:
         """Centre of body or disc at height ``s``, LPS."""

@@ -18,9 +18,12 @@ from training.phantom import GENERATOR_VERSION, headers
 from training.phantom.acquisition import acquire
 from training.phantom.canvas import Canvas, Pose
 from training.phantom.coronal import paint_coronal
-from training.phantom.headers import Identity, Protocol
+from training.phantom.headers import Identity
 from training.phantom.patient import Patient, PatientSlice
+from training.phantom.protocols import AXIAL_T1, AXIAL_T2, LOCALIZER, SAGITTAL_T2, Protocol, site_of
+from training.phantom.readers import READERS, Reading, read
 from training.phantom.sagittal import SacProfile
+from training.phantom.words import SliceContent
 
 
 class Compression(StrEnum):
@@ -39,9 +42,9 @@ _SYNTAX: Final = {
     Compression.RLE: RLELossless,
 }
 _DECOY_REASON: Final = {
-    headers.LOCALIZER.number: "localizer",
-    headers.SAGITTAL_T2.number: "sagittal-locator",
-    headers.AXIAL_T1.number: "t1-weighted",
+    LOCALIZER: "localizer",
+    SAGITTAL_T2: "sagittal-locator",
+    AXIAL_T1: "t1-weighted",
 }
 """Why the node should not grade a series (:class:`stenosis_node.domain.SeriesReason`)."""
 _SAGITTAL_X_MM: Final = tuple(4.4 * k for k in range(-5, 6))
@@ -58,7 +61,9 @@ class Image:
 
 def identity_of(patient: Patient) -> Identity:
     age = round(25 + 60 * patient.build.age)
-    return Identity(f"{patient.seed}/{patient.index}/{patient.purpose}", patient.seed, patient.index, age)
+    key = f"{patient.seed}/{patient.index}/{patient.purpose}"
+    site = site_of(patient.vendor, 0 if patient.clean else patient.seed + patient.index)
+    return Identity(key, patient.seed, patient.index, age, site)
 
 
 def write_study(patient: Patient, folder: Path, *, compression: Compression = Compression.NONE) -> dict[str, Any]:
@@ -69,27 +74,31 @@ def write_study(patient: Patient, folder: Path, *, compression: Compression = Co
     """
     identity = identity_of(patient)
     write = _Writer(identity, folder, compression)
-    write.series(headers.LOCALIZER, _localizer(patient))
-    write.series(headers.SAGITTAL_T2, _sagittal(patient))
+    localizer, sagittal, axial_t2, axial_t1 = identity.site.protocols
+    write.series(localizer, _localizer(patient))
+    write.series(sagittal, _sagittal(patient))
     slices = list(patient.axial_slices())
     numbers = instance_numbers([s.slab for s in slices])
     axial = [Image(n, s.image.pixels, s.geometry) for n, s in zip(numbers, slices, strict=True)]
-    paths = write.series(headers.AXIAL_T2, axial)
+    paths = write.series(axial_t2, axial)
     write.series(
-        headers.AXIAL_T1,
+        axial_t1,
         (Image(n, t1.image.pixels, t1.geometry) for n, t1 in zip(numbers, patient.axial_slices(t1=True), strict=True)),
     )
-    decoys = (headers.LOCALIZER, headers.SAGITTAL_T2, headers.AXIAL_T1)
+    readings = {reader.name: read(patient, reader) for reader in READERS}
     return {
         "generator_version": GENERATOR_VERSION,
         "seed": patient.seed,
         "index": patient.index,
         "study_instance_uid": identity.study_uid,
+        "vendor": patient.vendor.value,
+        "fov_mm": round(patient.fov_mm, 1),
         "axial_t2": {
-            "series_instance_uid": identity.series_uid(headers.AXIAL_T2),
+            "series_instance_uid": identity.series_uid(axial_t2),
             "slices": [
                 _slice_truth(identity, n, path.relative_to(folder), s)
-                for n, path, s in zip(numbers, paths, slices, strict=True)
+                | {"readings": {name: _reading(labels[k], s) for name, labels in readings.items()}}
+                for k, (n, path, s) in enumerate(zip(numbers, paths, slices, strict=True))
             ],
         },
         "decoys": [
@@ -98,7 +107,7 @@ def write_study(patient: Patient, folder: Path, *, compression: Compression = Co
                 "series_description": p.description,
                 "reason": _DECOY_REASON[p.number],
             }
-            for p in decoys
+            for p in (localizer, sagittal, axial_t1)
         ],
     }
 
@@ -115,9 +124,10 @@ def instance_numbers(slabs: list[int]) -> list[int]:
 def _slice_truth(identity: Identity, number: int, path: Path, s: PatientSlice) -> dict[str, Any]:
     image = s.image
     return {
-        "sop_instance_uid": identity.sop_uid(headers.AXIAL_T2, number),
+        "sop_instance_uid": identity.sop_uid(identity.site.protocol(AXIAL_T2), number),
         "path": path.as_posix(),
         "slab": s.slab,
+        "z_mm": round(s.geometry.to_patient(image.pixels.shape[1] / 2, image.pixels.shape[0] / 2)[2], 2),
         "height_mm": round(s.height_mm, 2),
         "level": image.level,
         "kind": image.kind.value,
@@ -127,8 +137,21 @@ def _slice_truth(identity: Identity, number: int, path: Path, s: PatientSlice) -
         "box": [image.box.x0, image.box.y0, image.box.x1, image.box.y1] if image.box else None,
         "sac_area_mm2": None if image.sac_area_mm2 is None else round(image.sac_area_mm2, 1),
         "other_reason": image.reason.value if image.reason else None,
+        "severity": None if image.severity is None else round(image.severity, 4),
+        "lookalike": image.lookalike.value if image.lookalike else None,
         "ambiguous": image.ambiguous,
         "fat_suppressed": image.fat_suppressed,
+    }
+
+
+def _reading(reading: Reading, s: PatientSlice) -> dict[str, Any]:
+    """A reader's label. The box is drawn by hand: none where the slice is refused."""
+    box = None if reading.content is SliceContent.OTHER else s.image.box
+    drawn = reading.drawn_box(box, s.image.spacing_mm, s.image.pixels.shape) if box else None
+    return {
+        "content": reading.content.value,
+        "grade": reading.grade.value if reading.grade else None,
+        "box": [drawn.x0, drawn.y0, drawn.x1, drawn.y1] if drawn else None,
     }
 
 
@@ -138,7 +161,7 @@ class _Writer:
 
     def series(self, protocol: Protocol, images: Iterator[Image] | list[Image]) -> list[Path]:
         """Write one series; returns paths in the order given."""
-        folder = self._folder / f"{protocol.number:02d}-{protocol.description}"
+        folder = self._folder / protocol.folder
         folder.mkdir(parents=True)
         paths = []
         for image in images:

@@ -13,6 +13,7 @@ from training.phantom.tissue import Tissues
 
 _UPPER = ("T11", "T12", "L1", "L2", "L3")
 _PELVIC = ("L5", "S1")
+_BOWEL_CONTENTS = (0.03, 0.2, 0.35, 0.6, 0.95, 1.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ def paint_trunk(
     _paint_fat(canvas, fat, tissues)
     _paint_wall(canvas, wall, build, place, tissues)
     _paint_bowel(canvas, bowel, place, tissues)
+    _paint_mesentery(canvas, bowel, place, tissues)
     if canal.level in _UPPER:
         _paint_kidneys(canvas, kidneys, place, tissues)
     _paint_vessels(canvas, vessels, canal.level, place, tissues)
@@ -66,21 +68,38 @@ def _paint_wall(canvas: Canvas, rng: np.random.Generator, build: Build, place: P
 def _paint_bowel(canvas: Canvas, rng: np.random.Generator, place: Place, tissues: Tissues) -> None:
     """Loops scattered along the trunk; those that the plane cuts are shown."""
     front = place.body_y - place.body_half_depth
-    for _ in range(int(rng.integers(60, 170))):
-        x, depth = rng.uniform(-100, 100), rng.uniform(14, 95)
-        size, flat, tilt = rng.uniform(8, 21), rng.uniform(0.5, 1), rng.uniform(0, 3)
-        lobes = [(k, 0.07 * rng.standard_normal(), rng.uniform(0, 6)) for k in (2, 3, 5)]
-        inside = float(rng.choice([0.03, 0.2, 0.35, 0.6, 0.95, 1.2])) * rng.uniform(0.7, 1.1)
-        wall, mixed, blur = rng.uniform(0.8, 2.5), rng.uniform(0, 0.25), rng.uniform(1.5, 5)
-        height = rng.uniform(-150, 150)
-        reach = 1 - ((place.height_mm - height) / (1.6 * size)) ** 2
-        if reach < 0.05:
+    n = int(rng.integers(60, 170))
+    u, lobe, contents = rng.random((n, 13)), rng.standard_normal((n, 3)), rng.choice(_BOWEL_CONTENTS, n)
+    for k in np.flatnonzero(1 - ((place.height_mm + 150 - 300 * u[:, 0]) / (1.6 * (8 + 13 * u[:, 1]))) ** 2 > 0.05):
+        height, size = 300 * u[k, 0] - 150, 8 + 13 * u[k, 1]
+        size *= float(np.sqrt(1 - ((place.height_mm - height) / (1.6 * size)) ** 2))
+        x, depth = 200 * u[k, 2] - 100, 14 + 81 * u[k, 3]
+        y = front - depth - 0.0025 * x * x
+        if not _visible(canvas, x, y, 1.3 * size):
             continue
-        size *= float(np.sqrt(reach))
-        figure = Blob(x, front - depth - 0.0025 * x * x, ellipse(size, size * flat, tilt=tilt, lobes=lobes))
-        patch = canvas.patch(figure)
+        lobes = [(order, 0.07 * lobe[k, i], 6 * u[k, 4 + i]) for i, order in enumerate((2, 3, 5))]
+        inside, mixed = contents[k] * (0.7 + 0.4 * u[k, 7]), 0.25 * u[k, 8]
+        wall, blur = 0.8 + 1.7 * u[k, 9], 1.5 + 3.5 * u[k, 10]
+        patch = canvas.patch(Blob(x, y, ellipse(size, size * (0.5 + 0.5 * u[k, 11]), tilt=3 * u[k, 12], lobes=lobes)))
         canvas.paint(patch, (tissues.muscle * 1.4, 0.05), texture=2, soft=2)
         canvas.paint(patch, (inside, mixed), inset=wall, texture=3, soft=blur)
+
+
+def _paint_mesentery(canvas: Canvas, rng: np.random.Generator, place: Place, tissues: Tissues) -> None:
+    """Small vessels and nodes in the fat before the spine, dark or bright."""
+    front = place.body_y - place.body_half_depth
+    n = int(rng.integers(15, 60))
+    u, signal = rng.random((n, 4)), rng.choice((0.04, 0.1, 0.2, 0.35, 0.9), n)
+    for k in range(n):
+        x, y, size = 160 * u[k, 0] - 80, front - 4 - 90 * u[k, 1], 0.7 + 3.5 * u[k, 2] ** 3
+        if _visible(canvas, x, y, size):
+            patch = canvas.patch(Rod((x, y), (x + 8 * u[k, 3] - 4, y + 3 - 6 * u[k, 2]), size, 0.7 * size))
+            canvas.paint(patch, (signal[k], 0.05), soft=1.6)
+
+
+def _visible(canvas: Canvas, x: float, y: float, reach: float) -> bool:
+    rows, columns = canvas.window(x, y, reach)
+    return bool(rows.stop > rows.start and columns.stop > columns.start)
 
 
 def _paint_kidneys(canvas: Canvas, rng: np.random.Generator, place: Place, tissues: Tissues) -> None:

@@ -37,9 +37,12 @@ class _Painter:
 
     def bone(self, patch: Patch, cortex: float = 1.1, *, sclerosis: float = 0.0) -> None:
         t = self.tissues
-        self.canvas.paint(patch, (t.cortex, 0), soft=1.3)
+        soft = max(1.3, 0.7 / self.canvas.spacing_mm)
+        self.canvas.paint(patch, (t.cortex, 0), soft=soft)
         marrow = (t.marrow * (1 - 0.3 * sclerosis), t.marrow_fat * (1 - 0.5 * sclerosis))
-        self.canvas.paint(patch, marrow, inset=cortex * self.cortex, texture=1.8, soft=1.6)
+        # cortex is nowhere of one thickness, and a thick slice blurs it
+        uneven = Patch(patch.window, patch.distance + (self.canvas.texture[patch.window] - 1) * np.float32(7))
+        self.canvas.paint(uneven, marrow, inset=0.85 * cortex * self.cortex, texture=2.2, soft=1.5 * soft)
 
     def body(self) -> None:
         sizes, rng, t = self.canal.sizes, self.rng, self.tissues

@@ -28,6 +28,25 @@ class Subgrade(StrEnum):
     A4 = "A4"
 
 
+class RootPattern(StrEnum):
+    """Where the roots lie while there is room for them."""
+
+    DORSAL = "dorsal"
+    HORSESHOE = "horseshoe"
+    CENTRAL = "central"
+
+
+class Lookalike(StrEnum):
+    """What resembles stenosis, or hides it, and is none."""
+
+    LIPOMATOSIS = "lipomatosis"
+    """Fat squeezes the sac: small, yet CSF between the roots."""
+    CLUMPS = "clumps"
+    """Arachnoiditis: roots stuck together in a few strands."""
+    EMPTY = "empty"
+    """Arachnoiditis: roots stuck to the wall, the sac looks empty."""
+
+
 class SliceKind(StrEnum):
     """Where the plane cuts. From ``caudal`` on there is no canal to find."""
 
@@ -75,6 +94,9 @@ class PhantomSlice:
     reason: OtherReason | None = None
     ambiguous: bool = False
     """The conus ends here: readers differ between rootlet and cord."""
+    severity: float | None = None
+    """Index behind the grade (:mod:`training.phantom.severity`)."""
+    lookalike: Lookalike | None = None
     fat_suppressed: bool = False
     """Grades C and D cannot be told apart without bright fat: keep these out of grade training."""
 

@@ -63,7 +63,8 @@ def _box(finding: SliceFinding) -> PixelBox:
 
 @pytest.fixture(scope="module")
 def drawn() -> Sequence[PhantomSlice]:
-    graded = [_draw(seed, grade=grade, kind="disc") for seed, grade in enumerate(Grade)]
+    clear = {Grade.A: 0.05, Grade.B: 0.36, Grade.C: 0.62, Grade.D: 0.95}
+    graded = [_draw(seed, severity=clear[grade], kind="disc") for seed, grade in enumerate(Grade, start=1)]
     return [*graded, _draw(9, content="cord", level="T12")]
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stenosis_node.domain import Grade
 from training.phantom.anatomy import Canal, plan_canal, sample_build
 from training.phantom.canvas import Pose, contour_area, ellipse
 from training.phantom.draw import Maps, Streams, draw_slice, paint_maps, sac_box
+from training.phantom.severity import sample_within
 from training.phantom.tissue import Tissues, sample_tissues
-from training.phantom.words import OtherReason, SliceContent, SliceKind, Subgrade
+from training.phantom.words import Lookalike, OtherReason, RootPattern, SliceContent, SliceKind, Subgrade
 
 SPACING_MM = 0.5
 
 
-def paint(seed: int, grade: Grade, subgrade: Subgrade | None = None) -> tuple[Maps, Canal, Tissues]:
+MIDDLE = {Grade.A: 0.05, Grade.B: 0.33, Grade.C: 0.6, Grade.D: 0.92}
+"""Severity of a slice that shows its grade clearly."""
+
+
+def paint(seed: int, severity: float, pattern: RootPattern = RootPattern.DORSAL) -> tuple[Maps, Canal, Tissues]:
     """Tissue maps of a disc-level L4 slice, 110 mm wide, before the scanner."""
     rng = np.random.default_rng(seed)
     build, tissues = sample_build(rng), sample_tissues(rng)
@@ -26,11 +32,11 @@ def paint(seed: int, grade: Grade, subgrade: Subgrade | None = None) -> tuple[Ma
         level="L4",
         kind=SliceKind.DISC,
         content=SliceContent.ROOTLET,
-        grade=grade,
-        subgrade=subgrade,
+        severity=severity,
+        pattern=pattern,
     )
     maps = paint_maps(
-        streams, shape=(220, 220), spacing_mm=SPACING_MM, pose=Pose(), build=build, canal=canal, tissues=tissues
+        streams, shape=(220, 220), spacing_mm=SPACING_MM, pose=Pose(), build=build, canals=(canal,), tissues=tissues
     )
     return maps, canal, tissues
 
@@ -87,26 +93,26 @@ def test_contradictory_wishes_are_refused(wish: dict[str, str]) -> None:
 def test_csf_gives_way_to_roots_from_a_to_d() -> None:
     share = {}
     for grade in Grade:
-        inside = np.concatenate([m.water[m.sac > 0.9] for m, *_ in (paint(s, grade) for s in range(8))])
+        inside = np.concatenate([m.water[m.sac > 0.9] for m, *_ in (paint(s, MIDDLE[grade]) for s in range(8))])
         share[grade] = float((inside > 0.75).mean())
 
     assert share[Grade.A] > 0.55
     assert share[Grade.A] - share[Grade.B] > 0.05
     assert share[Grade.B] > share[Grade.C]
-    assert share[Grade.C] == pytest.approx(0, abs=0.01)
+    assert share[Grade.C] == pytest.approx(0, abs=0.03)
     assert share[Grade.D] == pytest.approx(0, abs=0.01)
 
 
 def test_roots_are_still_told_apart_in_b_and_no_longer_in_c() -> None:
     spread = {}
     for grade in (Grade.B, Grade.C):
-        spread[grade] = np.median([m.water[m.sac > 0.9].std() for m, *_ in (paint(s, grade) for s in range(8))])
+        spread[grade] = np.median([m.water[m.sac > 0.9].std() for m, *_ in (paint(s, MIDDLE[grade]) for s in range(8))])
 
-    assert spread[Grade.B] > 2 * spread[Grade.C]
+    assert spread[Grade.B] > 1.8 * spread[Grade.C]
 
 
 def test_only_d_has_no_fat_behind_the_sac() -> None:
-    behind = {grade: [_fat_behind_sac(*paint(seed, grade)) for seed in range(10)] for grade in Grade}
+    behind = {grade: [_fat_behind_sac(*paint(seed, MIDDLE[grade])) for seed in range(10)] for grade in Grade}
 
     assert max(behind[Grade.D]) < 0.3
     for grade in (Grade.A, Grade.B, Grade.C):
@@ -122,47 +128,85 @@ def _fat_behind_sac(maps: Maps, canal: Canal, tissues: Tissues) -> float:
     return float(maps.fat[bottom + 1 : bottom + 7, middle - 1 : middle + 2].mean(axis=1).max()) / tissues.fat
 
 
-def test_roots_lie_at_the_back_in_a1_and_all_over_in_a3() -> None:
+def test_roots_lie_at_the_back_in_a1_and_higher_in_a3() -> None:
     lowness = {}
-    for subgrade in (Subgrade.A1, Subgrade.A3):
+    for severity in (0.03, 0.22):
         shares = []
         for seed in range(8):
-            maps, *_ = paint(seed, Grade.A, subgrade)
+            maps, *_ = paint(seed, severity)
             box = sac_box(maps.sac)
             front = np.zeros_like(maps.sac, bool)
             front[: int(box.center[1])] = True
             dark = (maps.water < 0.7) & (maps.sac > 0.9)
             shares.append((dark & front).sum() / max(1, dark.sum()))
-        lowness[subgrade] = np.mean(shares)
+        lowness[severity] = np.mean(shares)
 
-    assert 2 * lowness[Subgrade.A1] < lowness[Subgrade.A3]
+    assert 2 * lowness[0.03] < lowness[0.22]
 
 
-def test_area_alone_does_not_tell_the_grade() -> None:
+def test_grades_are_a_continuum() -> None:
+    """The same slice a little worse looks almost the same, at the borders of grades too."""
+
+    def sac_mean(severity: float) -> float:
+        return float(np.mean([m.water[m.sac > 0.9].mean() for m, *_ in (paint(s, severity) for s in range(6))]))
+
+    steps = np.array([sac_mean(s) for s in np.arange(0.02, 1.0, 0.07)])
+
+    assert np.all(np.diff(steps) < 0.04)
+    assert np.abs(np.diff(steps)).max() < 0.28 * (steps[0] - steps[-1])
+
+
+def test_lipomatosis_squeezes_a_sac_that_still_holds_csf() -> None:
+    rng_state = 5
+    healthy, squeezed = (
+        plan_canal(
+            np.random.default_rng(rng_state), build=sample_build(np.random.default_rng(1)), level="L4",
+            kind=SliceKind.DISC, content=SliceContent.ROOTLET, severity=0.1, lookalike=lookalike,
+        )
+        for lookalike in (None, Lookalike.LIPOMATOSIS)
+    )  # fmt: skip
+
+    assert contour_area(squeezed.sac) < 0.7 * contour_area(healthy.sac)
+    assert squeezed.posterior_fat_mm > healthy.posterior_fat_mm
+
+
+@pytest.mark.parametrize(("severity", "grade"), [(0.1, "A"), (0.3, "B"), (0.6, "C"), (0.8, "D")])
+def test_severity_decides_the_grade(severity: float, grade: str) -> None:
+    drawn = draw_slice(np.random.default_rng(0), severity=severity, matrix=64)
+
+    assert drawn.grade == grade
+    assert drawn.severity == severity
+
+
+@pytest.mark.parametrize("subgrade", list(Subgrade))
+def test_a_wanted_subgrade_is_drawn(subgrade: Subgrade) -> None:
+    drawn = [draw_slice(np.random.default_rng(s), subgrade=subgrade, matrix=64) for s in range(4)]
+
+    assert [(d.grade, d.subgrade) for d in drawn] == [(Grade.A, subgrade)] * 4
+
+
+def _areas(seed: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Dural areas (mm2) ``[n, 1]`` and grades of slices drawn at the usual levels, as many of each grade."""
+    rng = np.random.default_rng(seed)
+    grades = list(Grade) * each
+    areas = [
+        contour_area(
+            plan_canal(
+                rng, build=sample_build(rng), level=str(rng.choice(["L1", "L2", "L3", "L4", "L5"])),
+                kind=SliceKind.DISC, content=SliceContent.ROOTLET, severity=sample_within(rng, grade)[0],
+                lookalike=Lookalike.LIPOMATOSIS if rng.random() < 0.04 else None,
+            ).sac
+        )
+        for grade in grades
+    ]  # fmt: skip
+    return np.array(areas)[:, None], np.array(grades)
+
+
+def test_a_classifier_of_dural_areas_stays_under_60_percent() -> None:
     """The phantoms would be too easy: Schizas' grades are morphology, not area."""
-    rng = np.random.default_rng(11)
-    n = 400
-    build = [sample_build(rng) for _ in range(n)]
-    levels = rng.choice(["L2", "L3", "L4", "L5"], n)
-    areas = {
-        grade: np.log([
-            contour_area(
-                plan_canal(
-                    rng, build=b, level=str(level), kind=SliceKind.DISC, content=SliceContent.ROOTLET, grade=grade,
-                    subgrade=None,
-                ).sac
-            )
-            for b, level in zip(build, levels, strict=True)
-        ])
-        for grade in Grade
-    }  # fmt: skip
-    train = {g: (a[: n // 2].mean(), a[: n // 2].std()) for g, a in areas.items()}
-    right = []
-    for grade, values in areas.items():
-        scores = np.stack([-(((values[n // 2 :] - m) / s) ** 2) / 2 - np.log(s) for m, s in train.values()])
-        right.append((scores.argmax(axis=0) == list(Grade).index(grade)).mean())
+    model = HistGradientBoostingClassifier(max_depth=3, max_iter=40, random_state=0).fit(*_areas(1, 500))
 
-    assert 0.35 < np.mean(right) < 0.60
+    assert 0.35 < model.score(*_areas(2, 400)) < 0.60
 
 
 def test_a_contour_table_knows_its_area() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import resource
 import subprocess
@@ -15,13 +14,20 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from stenosis_node.domain import Decision
+from stenosis_node.series import choose, find_files, scan
 from tests.conftest import require_tool
 from training.cli import app
-from training.phantom.command import manifest_rows
+from training.labels.manifest import read_manifest
+from training.phantom.labelling import TRUTH, label_rows
+from training.phantom.look import Vendor
 from training.phantom.patient import Wishes, draw_patient
+from training.phantom.readers import READERS
 from training.phantom.study import Compression, instance_numbers, write_study
 
-WISHES = Wishes(matrix=96, clean=True, slabs=True, slab_discs=("L3-4", "T12-L1"), slices_per_slab=2)
+WISHES = Wishes(
+    severity={"L3-4": 0.1}, matrix=96, clean=True, slabs=True, slab_discs=("L3-4", "T12-L1"), slices_per_slab=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +56,39 @@ def test_the_truth_names_every_axial_t2_slice(study: tuple[Path, dict[str, Any]]
         assert 0 <= x0 < x1 <= ds.Columns
         assert 0 <= y0 < y1 <= ds.Rows
     assert len(slices) == len(list((folder / slices[0]["path"]).parent.iterdir()))
-    rows = list(manifest_rows(truth))
-    assert [r["sop_uid"] for r in rows] == [s["sop_instance_uid"] for s in slices]
+    rows = list(label_rows(truth, "patient"))
+    for reader in (TRUTH, *(r.name for r in READERS)):
+        mine = [r for r in rows if r.reader == reader]
+        assert [r.sop_uid for r in mine] == [s["sop_instance_uid"] for s in slices]
+    assert all((folder.parent / "x" / r.path).name.endswith(".dcm") and r.path.startswith("patient/") for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "manufacturer", "sequence_name"),
+    [(Vendor.SIEMENS, "SIEMENS", "*tse2d1_15"), (Vendor.GE, "GE MEDICAL SYSTEMS", None),
+     (Vendor.PHILIPS, "Philips Medical Systems", None)],
+)  # fmt: skip
+def test_each_vendor_has_headers_that_the_node_grades(
+    vendor: Vendor, manufacturer: str, sequence_name: str | None, tmp_path: Path
+) -> None:
+    dciodvfy = require_tool("dciodvfy", "dicom3tools")
+    wishes = Wishes(matrix=128, slabs=True, slab_discs=("L3-4", "L4-5"), slices_per_slab=4, vendor=vendor)
+    truth = write_study(draw_patient(9, 2, wishes=wishes), tmp_path)
+    axial = tmp_path / truth["axial_t2"]["slices"][0]["path"]
+    ds = dcmread(axial)
+
+    assert (ds.Manufacturer, ds.get("SequenceName")) == (manufacturer, sequence_name)
+    assert not any(element.tag.is_private for element in ds)
+    assert len(list(tmp_path.iterdir())) == 4
+    for folder in tmp_path.iterdir():
+        done = subprocess.run([dciodvfy, str(next(folder.iterdir()))], capture_output=True, text=True, check=False)
+        assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == [], folder.name
+    decisions = {d.series_instance_uid: d for d in choose(scan(find_files(tmp_path)).series)}
+    assert decisions[truth["axial_t2"]["series_instance_uid"]].decision is Decision.GRADED
+    for decoy in truth["decoys"]:
+        decision = decisions[decoy["series_instance_uid"]]
+        assert decision.decision is not Decision.GRADED
+        assert decision.reason == decoy["reason"]
 
 
 def test_decoys_share_the_frame_of_reference(study: tuple[Path, dict[str, Any]]) -> None:
@@ -108,11 +145,13 @@ def test_the_verb_writes_studies_and_a_manifest(tmp_path: Path) -> None:
 
     assert result.exit_code == 0, result.output
     truth = json.loads((out / "patient-00026" / "truth.json").read_text())
-    with (out / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert {r["sop_uid"] for r in rows} == {s["sop_instance_uid"] for s in truth["axial_t2"]["slices"]}
-    assert all((out / r["path"]).is_file() for r in rows)
-    assert {r["patient_key"] for r in rows} == {"phantom-1-12-26"}
+    rows = read_manifest(out / "manifest.csv")
+    assert set(rows["sop_uid"]) == {s["sop_instance_uid"] for s in truth["axial_t2"]["slices"]}
+    assert len(rows) == 3 * len(truth["axial_t2"]["slices"])
+    assert all((out / path).is_file() for path in rows["path"])
+    assert set(rows["patient_key"]) == {"phantom-2-12-26"}
+    refused = rows[(rows["reader"] != TRUTH) & (rows["region"] == "other")]
+    assert refused["x0"].isna().all()
 
 
 def test_the_verb_touches_no_folder_in_use(tmp_path: Path) -> None:
