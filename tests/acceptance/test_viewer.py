@@ -196,6 +196,7 @@ def _is_shown(image: Dataset, shown: Shown) -> bool:
 
 def _keep(study: StudyPage, name: str) -> None:
     if folder := os.environ.get("STENOSIS_TEST_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         study.page.picture().save(Path(folder) / f"{name}.png", optimize=True)
 
 
