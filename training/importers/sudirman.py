@@ -58,7 +58,7 @@ def import_sudirman(source: Path, intake: Intake) -> Iterator[LabelRow]:
         raise LabelError(f"no label image L1_<patient>_D<disc>.png below {source}; unpack Label_Images there")
     pixel_mm = intake.pixel_spacing_mm or PIXEL_MM
     intake.pixel_spacing_mm = pixel_mm
-    for (patient, disc), kinds in intake.steps(list(found.items()), "reading label images"):
+    for (patient, disc), kinds in intake.steps(sorted(found.items()), "reading label images"):
         row = _row(patient, disc, kinds, source, intake, pixel_mm)
         if row is not None:
             yield row
