@@ -20,9 +20,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from stenosis_node.domain import JobState
+from stenosis_node.domain import Decision, JobState
 from stenosis_node.jobs import JobStore
+from stenosis_node.series import choose, find_files, scan
 from stenosis_node.spool import Spool
+from tests.acceptance.cases import drawn, real
 from tests.acceptance.processes import Node, Orthanc, send, wait_until
 from tests.acceptance.studies import AXIAL, Series, Study, computed_tomography
 
@@ -152,6 +154,40 @@ def test_nothing_but_a_prone_series_is_reported_as_not_gradable(node: Node, pacs
     assert report.CompletionFlag == "PARTIAL"
     assert "the patient is prone (HFP)" in report.to_json()
     assert "this does not exclude stenosis" in report.to_json()
+
+
+def test_what_is_received_is_decided_as_the_files_are(node: Node, pacs: Orthanc, tmp_path: Path) -> None:
+    """A hundred studies: every kind of series that is not graded, files of real scanners among them."""
+    cases = drawn(tmp_path / "drawn") + real(tmp_path / "real")
+    waiting = {case.study_uid for case in cases}
+    assert len(waiting) == len(cases) > 80
+
+    done = send(node.port, [tmp_path], options=["+sd", "+r"])
+
+    assert done.returncode == 0, done.stderr
+    over = {JobState.REJECTED, JobState.DELIVERED, JobState.FAILED}
+    wait_until(lambda: not waiting_for(node, waiting, over), limit_s=200, what="every study is over", log=node.log)
+    for case in cases:
+        job = node.job(case.study_uid)
+        assert job is not None
+        assert {(one.decision, one.reason) for one in job.series} == {case.expected}, job.series
+        on_disk = choose(scan(find_files(case.folder)).series)
+        assert {(one.series_instance_uid, one.sentence) for one in job.series} == {
+            (one.series_instance_uid, one.sentence) for one in on_disk
+        }
+        not_gradable = case.expected[0] is Decision.NOT_GRADABLE
+        assert job.job.state is (JobState.DELIVERED if not_gradable else JobState.REJECTED)
+        assert len(pacs.reports(case.study_uid)) == not_gradable
+
+
+def waiting_for(node: Node, studies: set[str], over: set[JobState]) -> set[str]:
+    """Take those that are over out of the set."""
+    for study_uid in sorted(studies):
+        job = node.job(study_uid)
+        if job is None or job.job.state not in over:
+            break
+        studies.remove(study_uid)
+    return studies
 
 
 # --------------------------------------------------------------------------- resends and loops
