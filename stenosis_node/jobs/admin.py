@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, select, update
+from sqlalchemy import Connection, Row, Select, exists, select, union_all, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import PermanentError
@@ -128,6 +128,7 @@ class Admin(Database):
         with self._writing() as connection:
             now = self._now(connection, now)
             freed = 0
+            connection.execute(_jobs_of(worker).order_by(job.c.id).with_for_update())  # as all others: jobs first
             for table in (job, delivery, withdrawal):
                 job_id_column = table.c.id if table is job else table.c.job_id
                 freeing = update(table).where(table.c.lease_worker == worker).values(**NO_LEASE)
@@ -136,6 +137,12 @@ class Admin(Database):
                     add_event(connection, job_id, now, EventKind.WORKER_DIED, f"{worker} died while it worked on this")
                     freed += 1
             return freed
+
+
+def _jobs_of(worker: str) -> Select[int]:
+    """Jobs on which a worker does something."""
+    ids = [select(table.c.job_id).where(table.c.lease_worker == worker) for table in (delivery, withdrawal)]
+    return select(job.c.id).where((job.c.lease_worker == worker) | job.c.id.in_(union_all(*ids)))
 
 
 def _locked(connection: Connection, job_id: int) -> Row[Any]:

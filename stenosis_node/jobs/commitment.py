@@ -11,17 +11,18 @@ from sqlalchemy import Connection, Row, select, update
 
 from stenosis_node.domain import DeliveryState
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.delivering import finish_delivery, uncommitted
+from stenosis_node.jobs.delivering import finish_delivery, next_delivery, uncommitted
 from stenosis_node.jobs.leases import (
     DELIVERABLE,
     NO_LEASE,
     CommitmentLease,
     add_event,
+    columns_of,
     delivery_lost,
     fail_delivery,
     held_delivery,
-    is_paused,
     new_token,
+    renew_row,
     set_delivery,
     settle,
 )
@@ -55,7 +56,8 @@ class Committing(Database):
         """
         with self._writing() as connection:
             now = self._now(connection, now)
-            while (row := connection.execute(_next_commitment(peer, now)).first()) is not None:
+            due = next_delivery(peer, DeliveryState.SENT, delivery.c.commit_due_at, now)
+            while (row := connection.execute(due).first()) is not None:
                 documents = uncommitted(connection, row)
                 if not documents:
                     finish_delivery(connection, row, row.revision, committed_at=now, now=now)
@@ -79,9 +81,7 @@ class Committing(Database):
                     connection,
                     row.id,
                     commit_attempts=lease.attempt,
-                    lease_token=lease.token,
-                    lease_until=lease.lease_until,
-                    lease_worker=worker,
+                    **columns_of(lease),
                 )
                 return lease
         return None
@@ -90,8 +90,7 @@ class Committing(Database):
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone, for example because the answer came."""
         with self._writing() as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
-            renewing = update(delivery).where(delivery.c.id == lease.delivery_id, delivery.c.lease_token == lease.token)
-            if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
+            if not renew_row(connection, delivery, lease.delivery_id, lease.token, until):
                 raise delivery_lost(lease)
 
     def request_commitment(
@@ -185,27 +184,6 @@ class Committing(Database):
                 answering = update(commitment).where(commitment.c.transaction_uid == transaction_uid)
                 connection.execute(answering.values(answered_at=now))
             return outcome
-
-
-def _next_commitment(peer: str, now: datetime) -> Any:
-    return (
-        select(delivery, result.c.result_key, result.c.revision, job.c.study_instance_uid)
-        .join(job, job.c.id == delivery.c.job_id)
-        .join(result, result.c.id == delivery.c.result_id)
-        .where(
-            delivery.c.peer == peer,
-            delivery.c.state == DeliveryState.SENT,
-            delivery.c.commit_due_at <= now,
-            delivery.c.lease_until.is_(None) | (delivery.c.lease_until <= now),
-            job.c.held.is_(False),
-            job.c.revision == result.c.revision,
-            DELIVERABLE,
-            ~is_paused(peer),
-        )
-        .order_by(delivery.c.commit_due_at, delivery.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=[delivery, job])
-    )
 
 
 def _locked(connection: Connection, transaction_uid: str) -> tuple[Row[Any], Row[Any]] | None:

@@ -6,12 +6,22 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, exists, func, select
 
 from stenosis_node.domain import JobState
 from stenosis_node.errors import LeaseLost
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, CheckLease, add_event, held_job, new_token, set_job
+from stenosis_node.jobs.leases import (
+    NO_LEASE,
+    CheckLease,
+    add_event,
+    columns_of,
+    held_job,
+    is_free,
+    new_token,
+    renew_row,
+    set_job,
+)
 from stenosis_node.jobs.records import EventKind
 from stenosis_node.jobs.schema import instance, job
 
@@ -48,9 +58,7 @@ class Completeness(Database):
                 connection,
                 row.id,
                 retry_at=None,
-                lease_token=lease.token,
-                lease_until=lease.lease_until,
-                lease_worker=worker,
+                **columns_of(lease),
             )
             return lease
 
@@ -58,8 +66,7 @@ class Completeness(Database):
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
         with self._writing() as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
-            renewing = update(job).where(job.c.id == lease.job_id, job.c.lease_token == lease.token)
-            if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
+            if not renew_row(connection, job, lease.job_id, lease.token, until):
                 raise LeaseLost(f"job {lease.job_id} was taken away while it was being checked")
 
     def release_check(self, lease: CheckLease) -> None:
@@ -121,7 +128,7 @@ def _next_check(now: datetime, not_from: Collection[str]) -> Any:
             job.c.quiet_until <= now,
             job.c.held.is_(False),
             job.c.retry_at.is_(None) | (job.c.retry_at <= now),
-            job.c.lease_until.is_(None) | (job.c.lease_until <= now),
+            is_free(job, now),
             *([~of_these | (job.c.ceiling_at <= now)] if not_from else []),
         )
         .order_by(job.c.quiet_until, job.c.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, select
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.jobs.database import Database
@@ -14,11 +14,14 @@ from stenosis_node.jobs.leases import (
     NO_LEASE,
     DeliveryLease,
     add_event,
+    columns_of,
     delivery_lost,
     fail_delivery,
     held_delivery,
+    is_free,
     is_paused,
     new_token,
+    renew_row,
     set_delivery,
     settle,
 )
@@ -43,7 +46,8 @@ class Delivering(Database):
         """
         with self._writing() as connection:
             now = self._now(connection, now)
-            while (row := connection.execute(_next_delivery(peer, now)).first()) is not None:
+            due = next_delivery(peer, DeliveryState.PENDING, delivery.c.retry_at, now)
+            while (row := connection.execute(due).first()) is not None:
                 if row.attempts >= max_attempts:
                     died = f"the delivering process died {row.attempts} times on it"
                     given_up = f"given up after {row.attempts} attempts: {row.message}"
@@ -69,9 +73,7 @@ class Delivering(Database):
                     row.id,
                     attempts=lease.attempt,
                     started_at=row.started_at or now,
-                    lease_token=lease.token,
-                    lease_until=lease.lease_until,
-                    lease_worker=worker,
+                    **columns_of(lease),
                 )
                 sentence = f"attempt {lease.attempt} to deliver revision {row.revision} to {peer}"
                 add_event(connection, row.job_id, now, EventKind.DELIVERY_STARTED, sentence)
@@ -82,8 +84,7 @@ class Delivering(Database):
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
         with self._writing() as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
-            renewing = update(delivery).where(delivery.c.id == lease.delivery_id, delivery.c.lease_token == lease.token)
-            if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
+            if not renew_row(connection, delivery, lease.delivery_id, lease.token, until):
                 raise delivery_lost(lease)
 
     def release_delivery(self, lease: DeliveryLease, *, now: datetime | None = None) -> None:
@@ -232,22 +233,23 @@ def uncommitted(connection: Connection, row: Row[Any]) -> tuple[tuple[str, str],
     return tuple((found.sop_class_uid, found.sop_instance_uid) for found in connection.execute(wanted))
 
 
-def _next_delivery(peer: str, now: datetime) -> Any:
+def next_delivery(peer: str, state: DeliveryState, due: Any, now: datetime) -> Any:
+    """The delivery in ``state`` that has been due longest by the column ``due``, of a latest result that may leave."""
     return (
         select(delivery, result.c.result_key, result.c.revision, job.c.study_instance_uid)
         .join(job, job.c.id == delivery.c.job_id)
         .join(result, result.c.id == delivery.c.result_id)
         .where(
             delivery.c.peer == peer,
-            delivery.c.state == DeliveryState.PENDING,
-            delivery.c.retry_at <= now,
-            delivery.c.lease_until.is_(None) | (delivery.c.lease_until <= now),
+            delivery.c.state == state,
+            due <= now,
+            is_free(delivery, now),
             job.c.held.is_(False),
             job.c.revision == result.c.revision,
             DELIVERABLE,
             ~is_paused(peer),
         )
-        .order_by(delivery.c.retry_at, delivery.c.id)
+        .order_by(due, delivery.c.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=[delivery, job])
     )

@@ -17,9 +17,12 @@ from stenosis_node.jobs.leases import (
     Lease,
     add_event,
     cancel_deliveries,
+    columns_of,
     fail_job,
     held_job,
+    is_free,
     new_token,
+    renew_row,
     set_job,
     settle,
 )
@@ -79,9 +82,7 @@ class Grading(Database):
                     attempts=lease.attempt,
                     first_claimed_at=lease.first_claimed_at,
                     retry_at=None,
-                    lease_token=lease.token,
-                    lease_until=lease.lease_until,
-                    lease_worker=worker,
+                    **columns_of(lease),
                 )
                 sentence = f"attempt {lease.attempt} to grade, by {worker}"
                 add_event(connection, row.id, now, EventKind.CLAIMED, sentence)
@@ -92,8 +93,7 @@ class Grading(Database):
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
         with self._writing() as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
-            renewing = update(job).where(job.c.id == lease.job_id, job.c.lease_token == lease.token)
-            if connection.execute(renewing.values(lease_until=until)).rowcount == 0:
+            if not renew_row(connection, job, lease.job_id, lease.token, until):
                 raise LeaseLost(f"job {lease.job_id} was taken away while it was being graded")
 
     def release(self, lease: Lease, *, now: datetime | None = None) -> None:
@@ -171,12 +171,7 @@ class Grading(Database):
                 if latest.withdrawn_at is not None:
                     return _still_withdrawn(connection, latest, now)
                 set_job(connection, row.id, **done)
-                _revive_deliveries(connection, latest.id, now)
-                connection.execute(
-                    update(result).where(result.c.id == latest.id).values(purged_at=None, deleted_at=None)
-                )
-                sentence = f"the result is the same as revision {latest.revision}; nothing new is sent"
-                add_event(connection, row.id, now, EventKind.UNCHANGED, sentence)
+                _keep_result(connection, latest, now)
                 return settle(connection, row.id, now)
             revision = row.revision + 1
             cancel_deliveries(connection, row.id, f"superseded by revision {revision}", now)
@@ -196,17 +191,9 @@ class Grading(Database):
             ).scalar_one()
             _write_documents(connection, result_id, documents)
             for peer in peers:
-                connection.execute(
-                    insert(delivery).values(
-                        job_id=row.id,
-                        result_id=result_id,
-                        peer=peer.name,
-                        required=peer.required,
-                        state=DeliveryState.PENDING,
-                        state_since=now,
-                        retry_at=now,
-                    )
-                )
+                pending = {"state": DeliveryState.PENDING, "state_since": now, "retry_at": now}
+                ours = {"job_id": row.id, "result_id": result_id, "peer": peer.name, "required": peer.required}
+                connection.execute(insert(delivery).values(**ours, **pending))
                 self._upsert_peer(connection, peer.name)
             set_job(connection, row.id, revision=revision, **done)
             n_documents = len(split_alternatives(documents)[0])
@@ -309,7 +296,7 @@ def _next_job(state: JobState, now: datetime) -> Any:
             job.c.quiet_until <= now,
             job.c.held.is_(False),
             job.c.retry_at.is_(None) | (job.c.retry_at <= now),
-            job.c.lease_until.is_(None) | (job.c.lease_until <= now),
+            is_free(job, now),
         )
         .order_by(job.c.quiet_until, job.c.id)
         .limit(1)
@@ -323,10 +310,14 @@ def _latest_result(connection: Connection, row: Row[Any]) -> Row[Any] | None:
     ).first()
 
 
-def _revive_deliveries(connection: Connection, result_id: int, now: datetime) -> None:
+def _keep_result(connection: Connection, latest: Row[Any], now: datetime) -> None:
+    """The result that there is stays the latest; its documents are there, whatever was deleted before."""
+    connection.execute(update(result).where(result.c.id == latest.id).values(purged_at=None, deleted_at=None))
+    sentence = f"the result is the same as revision {latest.revision}; nothing new is sent"
+    add_event(connection, latest.job_id, now, EventKind.UNCHANGED, sentence)
     cancelled = (delivery.c.state == DeliveryState.CANCELLED) & (delivery.c.message == REJECTED)
     again = {"state": DeliveryState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
-    connection.execute(update(delivery).where(delivery.c.result_id == result_id, cancelled).values(**again))
+    connection.execute(update(delivery).where(delivery.c.result_id == latest.id, cancelled).values(**again))
 
 
 def _still_withdrawn(connection: Connection, latest: Row[Any], now: datetime) -> JobState:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import Connection, Row, Table, exists, insert, select, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import LeaseLost
@@ -112,6 +112,22 @@ class WithdrawalLease(_Sending):
 def new_token() -> str:
     """Never given twice."""
     return secrets.token_hex(16)
+
+
+def is_free(table: Table, now: datetime) -> Any:
+    """Condition: nobody holds the lease of a row of job, delivery or withdrawal."""
+    return table.c.lease_until.is_(None) | (table.c.lease_until <= now)
+
+
+def columns_of(lease: Lease | CheckLease | _Sending) -> dict[str, Any]:
+    """The lease as its row has it."""
+    return {"lease_token": lease.token, "lease_until": lease.lease_until, "lease_worker": lease.worker}
+
+
+def renew_row(connection: Connection, table: Table, row_id: int, token: str, until: datetime) -> bool:
+    """Keep a lease; False when it is gone."""
+    mine = (table.c.id == row_id) & (table.c.lease_token == token)
+    return connection.execute(update(table).where(mine).values(lease_until=until)).rowcount > 0
 
 
 def add_event(connection: Connection, job_id: int, at: datetime, kind: EventKind, sentence: str) -> None:

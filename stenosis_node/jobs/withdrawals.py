@@ -16,9 +16,12 @@ from stenosis_node.jobs.leases import (
     NO_LEASE,
     WithdrawalLease,
     add_event,
+    columns_of,
     held_withdrawal,
+    is_free,
     is_paused,
     new_token,
+    renew_row,
     set_job,
     set_withdrawal,
 )
@@ -146,9 +149,7 @@ class Withdrawing(Database):
                     connection,
                     row.id,
                     attempts=lease.attempt,
-                    lease_token=lease.token,
-                    lease_until=lease.lease_until,
-                    lease_worker=worker,
+                    **columns_of(lease),
                 )
                 return lease
         return None
@@ -157,8 +158,7 @@ class Withdrawing(Database):
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
         with self._writing() as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
-            mine = (withdrawal.c.id == lease.withdrawal_id) & (withdrawal.c.lease_token == lease.token)
-            if connection.execute(update(withdrawal).where(mine).values(lease_until=until)).rowcount == 0:
+            if not renew_row(connection, withdrawal, lease.withdrawal_id, lease.token, until):
                 raise LeaseLost(f"withdrawal {lease.withdrawal_id} of job {lease.job_id} was taken away")
 
     def release_withdrawal(self, lease: WithdrawalLease) -> None:
@@ -378,7 +378,7 @@ def _next_withdrawal(peer: str, now: datetime) -> Any:
             withdrawal.c.peer == peer,
             withdrawal.c.state == WithdrawalState.PENDING,
             withdrawal.c.retry_at <= now,
-            withdrawal.c.lease_until.is_(None) | (withdrawal.c.lease_until <= now),
+            is_free(withdrawal, now),
             (withdrawal.c.reason != WithdrawalReason.SUPERSEDED) | has_later,
             job.c.held.is_(False),
             ~is_paused(peer),
