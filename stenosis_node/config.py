@@ -335,6 +335,17 @@ class Config(BaseSettings):
         return self.jobs.database_url or f"sqlite:///{self.spool / 'jobs.db'}"
 
 
+class _KeysAlone(Config):
+    """A configuration that no environment variable changes."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given, and nothing else."""
+        return (init_settings,)
+
+
 def _known_env(environ: Mapping[str, str]) -> None:
     """An environment variable of ours that names no key, or is not JSON where it must be, is an error."""
     for name, value in environ.items():
@@ -362,12 +373,13 @@ def _check_json(name: str, value: str) -> None:
         raise ConfigError(f'{name}: lists and tables are written as JSON in the environment, e.g. ["PACS"]') from None
 
 
-def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None, environment: bool = True) -> Config:
     """Read the configuration.
 
-    path       TOML file; None takes everything from the environment
-    overrides  nested mapping laid over the file (for the demo and tests)
-    raises     ConfigError, one line per fault, each naming its key
+    path         TOML file; None takes everything from the environment
+    overrides    nested mapping laid over the file (for the demo and tests)
+    environment  whether variables are read, which win over both
+    raises       ConfigError, one line per fault, each naming its key
     """
     tree: dict[str, Any] = {}
     base = Path.cwd()
@@ -386,9 +398,10 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Co
             tree[key].update(value)
         else:
             tree[key] = value
-    _known_env(os.environ)
+    if environment:
+        _known_env(os.environ)
     try:
-        config = Config(**tree)
+        config = Config(**tree) if environment else _KeysAlone(**tree)
     except ValidationError as error:
         file = str(path) if path is not None else "environment"
         faults = error.errors(include_url=False, include_input=False)

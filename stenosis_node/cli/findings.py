@@ -54,7 +54,12 @@ class Outcomes:
             "not gradable": sum(self.not_gradable.values()),
             "unreadable": sum(self.unreadable.values()),
         }
-        parts = ["no slice graded" if grade is None else f"worst grade {grade}"]
+        if grade is not None:
+            parts = [f"worst grade {grade}"]
+        elif self.cord or len(self.unreadable) != 1 or self.canal_not_found or self.not_gradable:
+            parts = ["no slice graded"] + [f"{self.cord} cord"] * bool(self.cord)
+        else:
+            return f"no slice graded: {next(iter(self.unreadable))}"
         return ", ".join(parts + [f"{count} {name}" for name, count in missing.items() if count])
 
 

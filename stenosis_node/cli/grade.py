@@ -146,11 +146,13 @@ def files_in(folder: Path) -> tuple[Path, ...]:
 
 
 def _settings(config: Path | None, bundle: Path | None) -> Config:
-    """The configuration; with ``--bundle`` alone the defaults, for nothing else of it is used here."""
+    """The configuration; with ``--bundle`` alone the defaults, whatever the environment says of peers and the like."""
     if bundle is None:
         return load_config(config)
     grading = {"grading": {"bundle": str(bundle.absolute())}}
-    return load(config, overrides=grading if config is not None else {"spool": ".", **grading})
+    if config is None:
+        return load(None, overrides={"spool": ".", **grading}, environment=False)
+    return load(config, overrides=grading)
 
 
 def keep_headers_out_of_warnings() -> None:
@@ -180,6 +182,10 @@ def _print_study(study: GradedStudy, target: Path | None) -> None:
         say("Nothing to grade: no axial T2 series of the lumbar spine.")
         return
     for series in study.findings.series:
+        reasons = {finding.reason if isinstance(finding, Unreadable) else None for finding in series.slices}
+        if len(reasons) == 1 and (reason := reasons.pop()) is not None:
+            say(f"None of the {len(series.slices)} slices was graded: {reason}")
+            continue
         rows = (_slice_row(number, finding) for number, finding in enumerate(series.slices, start=1))
         show(table((">Slice", ">Slab", "Outcome", "Grade", ">Score", "Canal box (px)", "Note"), rows))
     if target is not None:

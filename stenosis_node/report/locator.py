@@ -73,6 +73,8 @@ def locate(
 
     Raises PermanentError or TransientError when the received file of the slice is gone or cannot be had.
     """
+    if all(slab.refusal for slab in outline.slabs):
+        return "no axial series was graded"
     source = read_sagittal(sagittal)
     frames = {s.series_instance_uid: s.frame_of_reference_uid for s in series}
     if source.frame_of_reference_uid not in frames.values() or not source.frame_of_reference_uid:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stenosis_node.cli.findings import count_outcomes
 from stenosis_node.cli.grade import slice_json
 from stenosis_node.domain import (
     CanalNotFound,
@@ -189,6 +190,28 @@ def test_an_out_folder_that_cannot_be_written_is_found_before_the_work(run: Run,
     assert done.err.startswith(f"stenosis-node: --out {tmp_path / 'occupied'} cannot be written")
 
 
+def test_a_bundle_alone_needs_nothing_of_the_environment(
+    run: Run, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STENOSIS_NODE__PEERS__WEB__PASSWORD", "secret")
+    monkeypatch.setenv("STENOSIS_NODE__GRADING__BUNDLE", str(tmp_path))
+    done = run("grade", SAMPLE / "01-localizer", "--bundle", weights)
+    assert done.code == 0
+    assert "Nothing to grade" in done.out
+
+
+def test_why_a_series_was_not_graded_is_said_once(run: Run, tmp_path: Path, weights: Path) -> None:
+    from pydicom import dcmread
+
+    for path in part_of_sample(tmp_path / "study").rglob("*.dcm"):
+        ds = dcmread(path)
+        ds.PatientPosition = "HFP"
+        ds.save_as(path)
+    done = run("grade", tmp_path / "study", "--bundle", weights)
+    assert done.code == 0
+    assert done.out.replace("\n", " ").count("None of the 8 slices was graded: the patient is prone (HFP)") == 1
+
+
 def test_a_bundle_that_is_none(run: Run, tmp_path: Path) -> None:
     done = run("grade", SAMPLE, "--bundle", tmp_path)
     assert done.code == 2
@@ -237,3 +260,24 @@ FOUND = {"box": [1.5, 2.0, 30.0, 40.0], "box_score": 0.9}
 )  # fmt: skip
 def test_each_kind_of_finding_as_json(finding: SliceFinding, differs: dict[str, Any]) -> None:
     assert json.loads(json.dumps(slice_json(finding))) == NOTHING | differs
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ("A", "worst grade A"),
+        ("AD", "worst grade D"),
+        ("Dx", "worst grade D, 1 unreadable"),
+        ("cc", "no slice graded, 2 cord"),
+        ("c-x", "no slice graded, 1 cord, 1 canal not found, 1 unreadable"),
+        ("xx", "no slice graded: truncated"),
+        ("-", "no slice graded, 1 canal not found"),
+    ],
+)
+def test_what_was_found_in_a_few_words(findings: str, said: str) -> None:
+    kinds: dict[str, SliceFinding] = {
+        "c": CordSlice(REF, 0, BOX, 0.9, 0.8),
+        "-": CanalNotFound(REF, 0, 0.2),
+        "x": Unreadable(REF, 0, "truncated"),
+    } | {grade: GradedSlice(REF, 0, BOX, 0.9, 0.8, grade, SCORES) for grade in Grade}
+    assert count_outcomes(kinds[one] for one in findings).headline() == said

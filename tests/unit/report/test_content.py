@@ -152,6 +152,10 @@ def test_a_study_whose_only_series_could_not_be_graded_still_gets_its_report(tmp
         "Axial T2 series 4 was not graded: no pixel data."
     )
     assert said(documents, codes.OTHER_SERIES) == []
+    pointed = compose(found, [series], mr_study.context(found), mr_study.sagittal(tmp_path))
+    assert said(pointed, codes.SLAB_POSITIONS) == [
+        "No sagittal image shows where the slabs lie: no axial series was graded."
+    ]
 
 
 def test_the_other_series_are_one_line(rich: Study) -> None:
