@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from stenosis_node.cli.doctor import doctor
 from stenosis_node.cli.explain import explain
+from stenosis_node.cli.export_findings import findings
 from stenosis_node.cli.grade import grade
 from stenosis_node.cli.init import init
 from stenosis_node.cli.jobs import cancel, job, jobs, retry
@@ -80,6 +81,7 @@ for verb in (
     grade,
     explain,
     report,
+    findings,
     jobs,
     job,
     retry,
