@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -17,7 +18,7 @@ from stenosis_node.jobs import NodeStatus, PeerSummary
 FAILING_S: Final = 120.0
 """A peer whose deliveries have failed for less than this, the time of a restart, is not reported."""
 WAITING_S: Final = 3600.0
-"""A complete study that has not been graded for this long is reported."""
+"""A complete study that has not been graded for this long is reported, and a delivery that nobody has tried."""
 
 
 UNSERVED: Final = "it is not configured to get results"
@@ -146,8 +147,17 @@ def _of_peer(peer: PeerSummary, status: NodeStatus, config: Config) -> Iterator[
                 about, f"failing for {failing_s(peer, status) / 60:.0f} min{last}",
                 f"'stenosis-node probe {peer.name}' says whether it answers",
             )  # fmt: skip
+        case PeerState.OK if peer.oldest_pending_at is not None and _age_s(peer.oldest_pending_at, status) > WAITING_S:
+            yield Problem(
+                about, f"a delivery waits since {_age_s(peer.oldest_pending_at, status) / 3600:.1f} h, and none failed",
+                "look into the log for what the delivering process does",
+            )  # fmt: skip
         case _:
             return
+
+
+def _age_s(moment: datetime, status: NodeStatus) -> float:
+    return (status.at - moment).total_seconds()
 
 
 def unserved_fix(name: str) -> str:
@@ -168,7 +178,7 @@ def _unserved(peer: PeerSummary) -> str:
 def failing_s(peer: PeerSummary, status: NodeStatus) -> float:
     """For how long nothing has gone well with what waits for the peer."""
     since = [moment for moment in (peer.oldest_pending_at, peer.last_success_at) if moment is not None]
-    return (status.at - max(since)).total_seconds() if since else 0.0
+    return _age_s(max(since), status) if since else 0.0
 
 
 def _failed_last(peer: PeerSummary) -> bool:

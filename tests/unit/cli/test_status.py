@@ -149,6 +149,18 @@ def test_a_withdrawal_from_a_peer_that_left_the_configuration_is_a_problem_until
     assert run("cancel", "1", "-c", config).code == 1
 
 
+def test_a_result_that_nobody_sends_is_a_problem(run: Run, config: Path, store: JobStore, running: object) -> None:
+    receive(store, 1, now=ago(7300))
+    grade(store, now=ago(3500))
+    assert run("status", "-c", config).code == 0
+    receive(store, 2, now=ago(7300))
+    grade(store, now=ago(3700))
+    done = run("status", "-c", config, "--json")
+    assert (done.code, about(done)) == (1, ["peer pacs"])
+    store.pause_peer("pacs", why="moved")
+    assert run("status", "-c", config).code == 0
+
+
 def test_a_study_that_nobody_grades_is_a_problem(run: Run, config: Path, store: JobStore, running: object) -> None:
     receive(store, 1, now=ago(3700))
     assert about(run("status", "-c", config, "--json")) == ["grading"]
