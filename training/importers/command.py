@@ -41,14 +41,17 @@ def import_labels(
     from stenosis_node.series.patient import PatientKeys
     from training.importers.intake import Intake
     from training.importers.mapping import read_mapping
-    from training.importers.run import run_import, save
+    from training.importers.run import read_rooted, run_import, save
     from training.labels.errors import LabelError
+    from training.labels.manifest import check_suffix
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         if day:
             date.fromisoformat(day)
+        check_suffix(output)
         words = read_mapping(mapping)
+        others = [read_rooted(path) for path in merge or ()]
         pattern = words.patient_pattern
         intake = Intake(
             keys=PatientKeys.load(secret_file),
@@ -68,7 +71,7 @@ def import_labels(
         imported = run_import(kind, source, words, intake)
         listing = None
         if len(imported.frame):
-            listing = save(imported, output, others=tuple(merge or ()))
+            listing = save(imported, output, others)
     except LabelError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

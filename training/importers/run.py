@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,14 +77,20 @@ def run_import(kind: Kind, source: Path, mapping: Mapping, intake: Intake) -> Im
     return Imported(from_rows(rows, f"import of {source}"), tuple(intake.left_out))
 
 
-def save(imported: Imported, output: Path, *, others: tuple[Path, ...] = ()) -> Path | None:
-    """Write the manifest, merged with others, and beside it a CSV of all that was left out, whose path is returned.
+def read_rooted(path: Path) -> pd.DataFrame:
+    """A manifest with absolute paths, to be merged into another folder's. Raises LabelError."""
+    frame = read_manifest(path)
+    folder = path.absolute().parent
+    return frame.assign(path=[str(folder / image) for image in frame["path"]])
+
+
+def save(imported: Imported, output: Path, others: Sequence[pd.DataFrame] = ()) -> Path | None:
+    """Write the manifest, after ``others``, and beside it a CSV of all that was left out, whose path is returned.
 
     Images are named relative to the manifest where they lie below its folder. Raises LabelError.
     """
     folder = output.absolute().parent
-    frames = [_rooted(read_manifest(path), path.absolute().parent) for path in others]
-    frame = merge([*frames, imported.frame], str(output)) if frames else imported.frame
+    frame = merge([*others, imported.frame], str(output)) if others else imported.frame
     write_manifest(_relative(frame, folder), output)
     listing = output.with_name(f"{output.stem}.left-out.csv")
     if not imported.left_out:
@@ -98,10 +104,6 @@ def save(imported: Imported, output: Path, *, others: tuple[Path, ...] = ()) -> 
     except OSError as error:
         raise LabelError(f"{listing} cannot be written: {error.strerror or error}") from error
     return listing
-
-
-def _rooted(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    return frame.assign(path=[str(folder / path) for path in frame["path"]])
 
 
 def _relative(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -33,7 +33,7 @@ _READ: Final = (OSError, UnicodeDecodeError, ValueError)
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest. Raises LabelError with every problem found. Images are not looked at."""
-    _check_suffix(path)
+    check_suffix(path)
     try:
         frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def from_rows(rows: Iterable[LabelRow], source: str) -> pd.DataFrame:
 
 def write_manifest(frame: pd.DataFrame, path: Path) -> None:
     """Write a manifest beside its final name and rename: a full disk leaves what was there. Raises LabelError."""
-    _check_suffix(path)
+    check_suffix(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +122,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     ).fillna("")
 
 
-def _check_suffix(path: Path) -> None:
+def check_suffix(path: Path) -> None:
+    """Raises LabelError for a file that could be no manifest."""
     if path.suffix not in SUFFIXES:
         raise LabelError(f"{path}: a manifest is a .csv or a .parquet file; name it so")
