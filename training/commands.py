@@ -1,8 +1,7 @@
-"""``stenosis-train train``, ``evaluate`` and ``export``."""
+"""``stenosis-train train`` and ``export``."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import replace
@@ -20,7 +19,6 @@ RunOf = Annotated[Path | None, typer.Option(help="Folder of this stage's run.")]
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(train)
-    app.command()(evaluate)
     app.command()(export)
 
 
@@ -49,28 +47,6 @@ def train(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     typer.echo(f"trained {stage}: {checkpoint}")
-
-
-def evaluate(
-    locate: Path,
-    classify: Path,
-    grade: Path,
-    out: Annotated[Path, typer.Option(help="JSON file of the figures.")],
-    slices: Annotated[int, typer.Option(min=1, help="Held-out phantom slices.")] = 2000,
-) -> None:
-    """Measure three runs (LOCATE CLASSIFY GRADE) on held-out phantom slices, with weights as trained and as stored."""
-    from training.measure import measure
-    from training.train import TrainingError
-
-    _show_progress()
-    try:
-        figures = measure(_runs(locate, classify, grade), slices)
-    except TrainingError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(figures, indent=1))
 
 
 def export(

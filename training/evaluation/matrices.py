@@ -31,7 +31,7 @@ def count_by_cluster(
 def f1_of(stack: Floats) -> Floats:
     """F1 per class ``[..., classes]``; NaN for a class neither rater used."""
     hits = np.diagonal(stack, axis1=-2, axis2=-1)
-    return _ratio(2 * hits, stack.sum(-1) + stack.sum(-2))
+    return ratio(2 * hits, stack.sum(-1) + stack.sum(-2))
 
 
 def kappa_of(stack: Floats, power: int) -> Floats:
@@ -41,7 +41,7 @@ def kappa_of(stack: Floats, power: int) -> Floats:
     weights = (gap > 0).astype(float) if power == 0 else gap**power
     total = stack.sum((-2, -1))
     chance = np.einsum("...i,...j,ij->...", stack.sum(-1), stack.sum(-2), weights)
-    return 1 - _ratio((stack * weights).sum((-2, -1)) * total, chance)
+    return 1 - ratio((stack * weights).sum((-2, -1)) * total, chance)
 
 
 def agreement_scores(stack: Floats) -> dict[str, Floats]:
@@ -49,9 +49,9 @@ def agreement_scores(stack: Floats) -> dict[str, Floats]:
     with np.errstate(invalid="ignore"):
         f1 = f1_of(stack)
         used = ~np.isnan(f1)
-        macro = _ratio(np.where(used, f1, 0).sum(-1), used.sum(-1))
+        macro = ratio(np.where(used, f1, 0).sum(-1), used.sum(-1))
     return {
-        "accuracy": _ratio(np.trace(stack, axis1=-2, axis2=-1), stack.sum((-2, -1))),
+        "accuracy": ratio(np.trace(stack, axis1=-2, axis2=-1), stack.sum((-2, -1))),
         "macro_f1": macro,
         "kappa": kappa_of(stack, 0),
         "kappa_linear": kappa_of(stack, 1),
@@ -64,14 +64,23 @@ def threshold_scores(stack: Floats, at: int = SEVERE) -> dict[str, Floats]:
     tp, fn = stack[..., at:, at:].sum((-2, -1)), stack[..., at:, :at].sum((-2, -1))
     fp, tn = stack[..., :at, at:].sum((-2, -1)), stack[..., :at, :at].sum((-2, -1))
     return {
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "ppv": _ratio(tp, tp + fp),
-        "npv": _ratio(tn, tn + fn),
+        "sensitivity": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "ppv": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
     }
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def mcc_of(stack: Floats) -> Floats:
+    """Matthews correlation of several classes; 0 where a rater used one class only, as scikit-learn has it."""
+    total, rows, columns = stack.sum((-2, -1)), stack.sum(-1), stack.sum(-2)
+    shared = np.trace(stack, axis1=-2, axis2=-1) * total - (rows * columns).sum(-1)
+    spread = np.sqrt((total**2 - (rows**2).sum(-1)) * (total**2 - (columns**2).sum(-1)))
+    return np.where(spread > 0, np.nan_to_num(ratio(shared, spread)), 0.0)
+
+
+def ratio(above: Floats, below: Floats) -> Floats:
+    """Quotient, NaN where there is nothing to divide by."""
     below = np.asarray(below, dtype=float)
     out: Floats = np.full(np.broadcast(above, below).shape, np.nan)
     np.divide(above, below, out=out, where=below > 0)

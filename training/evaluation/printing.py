@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.evaluation.columns import ColumnAgreement
+from training.evaluation.comparison import RaterComparison
+from training.evaluation.scoring import with_bounds
 
 _NAMES = {
     "accuracy": "accuracy",
@@ -12,6 +14,8 @@ _NAMES = {
     "kappa": "kappa",
     "kappa_linear": "kappa, linear weights",
     "kappa_quadratic": "kappa, quadratic weights",
+    "severe_sensitivity": "sensitivity, C or worse",
+    "severe_specificity": "specificity, C or worse",
 }
 _TESTS = {
     "p_unpaired": "unpaired t-test (as Won 2025 printed)",
@@ -30,7 +34,7 @@ def agreement_text(found: ColumnAgreement) -> str:
     for label, row in zip(result.labels, result.confusion, strict=True):
         lines.append(f"{label:<{width}}" + "".join(f"{cell:>{width + 2}}" for cell in row))
     lines.append("")
-    scores = {name: getattr(result, key) for key, name in _NAMES.items()}
+    scores = {name: getattr(result, key) for key, name in _NAMES.items() if hasattr(result, key)}
     limits = {name: result.intervals.get(key) for key, name in _NAMES.items()}
     for label, value in result.f1.items():
         scores[f"F1 {label}"], limits[f"F1 {label}"] = value, result.intervals.get(f"f1 {label}")
@@ -38,6 +42,26 @@ def agreement_text(found: ColumnAgreement) -> str:
     lines.append("")
     lines += [f"P, {name:<40}{p_value(getattr(result, key))}" for key, name in _TESTS.items()]
     return "\n".join(lines)
+
+
+def comparison_text(found: RaterComparison) -> str:
+    """Scores of both raters and their difference."""
+    lines = [
+        f"A {found.a} and B {found.b} against {found.truth}: {found.n} slices",
+        f"{found.clusters} values of {found.cluster} resampled",
+        f"no answer (an error): A {found.missed[0]}, B {found.missed[1]}",
+    ]
+    if found.unmatched:
+        lines.append(f"labelled but not in both files, left out: {found.unmatched}")
+    lines += ["", f"{'':<26}{'A':<26}{'B':<26}B - A"]
+    for key, one in found.scores.items():
+        cells = (
+            with_bounds(one.a, one.a_bounds),
+            with_bounds(one.b, one.b_bounds),
+            with_bounds(one.difference, one.difference_bounds),
+        )
+        lines.append(f"{_NAMES[key]:<26}" + "".join(f"{cell:<26}" for cell in cells).rstrip())
+    return "\n".join([*lines, "", "Brackets: 95 % of the same resamples of patients. Kappas: slices both answered."])
 
 
 def number(value: float | None, digits: int = 3) -> str:

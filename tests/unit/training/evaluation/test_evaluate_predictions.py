@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.training.evaluation.realised import write_paper
+from tests.unit.training.evaluation.simulated import write_simulated
+from training.cli import app
+from training.evaluation import paper_tables
+from training.evaluation.cohort import load_cohort
+from training.evaluation.predictions import called_grade, read_predictions, write_predictions
+from training.evaluation.reading import EvaluationError
+from training.evaluation.stages import END_TO_END, ChainScores, beside_transition
+from training.evaluation.won2025 import TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6
+
+run = CliRunner()
+
+
+def call(*arguments: object) -> Any:
+    return run.invoke(app, ["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("simulated")
+    labels, predictions = write_simulated(folder)
+    done = call("--labels", labels, "--predictions", predictions, "--out", folder / "out", "--bootstrap", 200)
+    assert done.exit_code == 0, done.output
+    return labels, predictions, folder / "out"
+
+
+def test_labels_that_realise_the_paper_give_its_tables(tmp_path: Path) -> None:
+    labels, predictions = write_paper(tmp_path)
+    cohort = load_cohort(labels, predictions, bootstrap=0)
+    made = paper_tables.comparisons(cohort)
+    confusions = {(one.part, one.rows, one.columns): one.agreement.confusion for one in made}
+    assert confusions == {
+        ("region", "A2", "A1"): [list(row) for row in TABLE_2],
+        ("region", "A1", "C1"): [list(row) for row in TABLE_5[1]],
+        ("region", "A2", "C2"): [list(row) for row in TABLE_5[2]],
+        ("grade", "A2", "A1"): [list(row) for row in TABLE_3],
+        ("grade", "A1", "C1"): [list(row) for row in TABLE_6[1]],
+        ("grade", "A2", "C2"): [list(row) for row in TABLE_6[2]],
+    }
+    one = paper_tables.table_1(cohort)
+    assert [row[1:3] for row in one.rows] == [
+        ["11551", "11542 (99.92 %)"],
+        ["12442", "12436 (99.95 %)"],
+        ["10969", "10965 (99.96 %)"],
+    ]
+    assert "7693 rootlet, all chains 7282" in one.note
+    printed = [tuple(row[2:5]) for row in paper_tables.table_4(made).rows]
+    expected = [TABLE_4[part][pair] for part in ("region", "grade") for pair in ("A1-A2", "A1-C1", "A2-C2")]
+    assert printed == [("90.0", *expected[0][1:]), *expected[1:]]
+    titles = [table.title for table in paper_tables.confusion_tables(made)]
+    assert [title.split(".")[0] for title in titles] == [f"Table {mark}" for mark in ("2", "3", "5a", "5b", "6a", "6b")]
+    shares = paper_tables.supplements([one for one in made if one.columns == "C1" and one.part == "grade"])[0]
+    assert [row[code + 1] for code, row in enumerate(shares.rows)] == ["96.0 %", "76.6 %", "71.2 %", "64.3 %"]
+
+
+def test_the_document_is_whole(simulated: tuple[Path, Path, Path]) -> None:
+    out = simulated[2]
+    text = (out / "evaluation.md").read_text(encoding="utf-8")
+    for number in range(1, 7):
+        assert f"### Table {number}" in text
+    for words in ("AP50:95", "away from the transition", "end to end", "C or worse in a study", "ECE", "By vendor"):
+        assert words in text
+    links = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(links) == 11
+    assert all((out / link).read_bytes().startswith(b"\x89PNG") for link in links)
+    page = (out / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 11
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert set(figures["chains"]) == {"one", "two"}
+
+
+def test_misses_count_as_errors_end_to_end(simulated: tuple[Path, Path, Path]) -> None:
+    """Counted again from the files, without the package."""
+    labels, predictions, out = simulated
+    truth = pd.read_csv(labels).query("reader == 'anna' and grade.notna()").set_index("sop_uid")
+    found = pd.read_parquet(predictions).query("model == 'one'").set_index("sop_uid").loc[truth.index]
+    called = found.grade.where(found.x0.notna() & (found.region == "rootlet") & (found.abstained != "1"))
+    scored = json.loads((out / "evaluation.json").read_text())["chains"]["one"]["grade"]
+    assert scored[END_TO_END]["n"] == len(truth)
+    assert scored[END_TO_END]["missed"] == int(called.isna().sum()) > 0
+    assert scored[END_TO_END]["values"]["accuracy"] == pytest.approx(float((called == truth.grade).mean()))
+    assert scored["on the reader's box"]["values"]["accuracy"] == pytest.approx(
+        float((found.true_box_grade == truth.grade).mean())
+    )
+    low, high = scored[END_TO_END]["bounds"]["accuracy"]
+    assert low < scored[END_TO_END]["values"]["accuracy"] < high
+
+
+def test_study_level_counts_studies(simulated: tuple[Path, Path, Path]) -> None:
+    labels, predictions, _ = simulated
+    one = ChainScores(load_cohort(labels, [predictions], bootstrap=0), "two").study_level
+    assert one.sensitivity.of + one.specificity.of == 24
+    low, high = one.sensitivity.bounds
+    assert low is not None
+    assert high is not None
+    assert one.sensitivity.value is not None
+    assert low < one.sensitivity.value <= high
+
+
+def test_the_slices_beside_a_change_are_left_out_in_the_order_of_z() -> None:
+    regions = ["rootlet", "cord", "cord", "rootlet", "rootlet"]
+    truth = pd.DataFrame({"z_mm": [3.0, 1, 2, 4, 5], "region": regions, "series_uid": "1"})
+    assert beside_transition(truth).tolist() == [True, False, True, False, False]
+    assert not beside_transition(truth.assign(z_mm=np.nan)).any()
+
+
+def test_one_reader_and_no_pictures_is_enough(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    labels, predictions, _ = simulated
+    alone = tmp_path / "alone.csv"
+    table = pd.read_csv(labels, dtype=str, keep_default_na=False)
+    table[table.reader == "ben"].to_csv(alone, index=False)
+    out = tmp_path / "out"
+    done = call("--labels", alone, "--predictions", predictions, "--out", out, "--bootstrap", 50)
+    assert done.exit_code == 0, done.output
+    text = (out / "evaluation.md").read_text()
+    assert "### Table 2" not in text
+    assert "### Table 6a" in text
+    assert "gallery" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"grade": "E"}, "row 3, column grade: 'E' is none of A, B, C, D or empty"),
+        ({"x1": 1.0}, "row 3, column x1: '1.0' is not right of x0"),
+        ({"x0": None}, "row 3, column x0"),
+        ({"p_A": 1.5}, "row 3, column p_A: '1.5' lies outside 0 to 1"),
+        ({"p_A": 0.9, "p_B": 0.9, "p_C": 0.0, "p_D": 0.0}, "do not add up to 1"),
+        ({"other_boxes": "[[1, 2]]"}, "row 3, column other_boxes"),
+        ({"sop_uid": "1.1"}, "the same study_uid, series_uid, sop_uid, frame, model as row 2"),
+        ({"model": ""}, "row 3, column model"),
+        ({"box_score": "high"}, "row 3, column box_score: 'high' is no number"),
+    ],
+)
+def test_bad_predictions_are_named_by_row_and_column(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    row = {"study_uid": "1", "series_uid": "1", "model": "m", "x0": 2.0, "y0": 2.0, "x1": 5.0, "y1": 5.0}
+    row |= {"region": "rootlet", "grade": "A"}
+    table = pd.DataFrame([{**row, "sop_uid": "1.1"}, {**row, "sop_uid": "1.2", **change}])
+    path = tmp_path / "p.csv"
+    write_predictions(table, path)
+    with pytest.raises(EvaluationError) as raised:
+        read_predictions(path)
+    assert words in str(raised.value)
+
+
+def test_what_the_chain_reports_needs_a_box_rootlet_and_no_abstention() -> None:
+    table = pd.DataFrame(
+        {
+            "x0": [1.0, np.nan, 1.0, 1.0],
+            "region": ["rootlet", "rootlet", "cord", "rootlet"],
+            "abstained": ["", "", "", "1"],
+            "grade": ["C"] * 4,
+        }
+    )
+    assert called_grade(table).tolist() == ["C", "", "", ""]
+
+
+def test_usage_and_input_errors(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    labels, predictions, _ = simulated
+    assert "needs --predictions and --labels" in call("--out", tmp_path / "o").output
+    assert "takes three runs" in call("one", "--out", tmp_path / "o").output
+    done = call("--labels", labels, "--predictions", predictions, "--out", tmp_path / "o", "--reference", "carl")
+    assert done.exit_code == 2
+    assert "no rows of reader 'carl'; it has anna, ben" in done.output
+    twice = call("--labels", labels, *["--predictions", predictions] * 2, "--out", tmp_path / "o")
+    assert "is in another file too" in twice.output
+    assert not (tmp_path / "o").exists()
+    missing = call("--labels", tmp_path / "no.csv", "--predictions", predictions, "--out", tmp_path / "o")
+    assert missing.exit_code == 2
+    assert "does not exist" in missing.output
