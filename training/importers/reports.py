@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from stenosis_node.series import find_files
 from training.importers.intake import Intake, short
@@ -22,6 +24,20 @@ from training.importers.sr_reading import Group, SrReport, read_report
 from training.labels.errors import LabelError
 from training.labels.images import Image, is_picture
 from training.labels.rows import BoxSource, LabelRow, Region
+
+CONFIRMED: Final = "ai-confirmed"
+CORRECTED: Final = "ai-corrected"
+ADDED: Final = "reader-added"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A group that is a label of the reader."""
+
+    group: Group
+    flag: str
+    drawn: bool
+    """Whether the reader drew the box."""
 
 
 def import_reports(source: Path, mapping: Mapping, intake: Intake) -> Iterator[LabelRow]:
@@ -66,25 +82,36 @@ def _rows(
     originals = _originals(report, of_study)
     for gone in _deleted(report, originals):
         intake.leave_out(f"{name}, image {gone.sop_uid}", "the reader deleted what the AI had found: no label")
+    judged: list[_Judged] = []
     for group in report.groups:
-        what = f"{name}, image {group.sop_uid}" + ("" if group.frame is None else f", frame {group.frame}")
-        judged = _judge(report, group, originals)
-        if isinstance(judged, str):
-            intake.leave_out(what, judged)
-            continue
-        flag, moved = judged
-        image = images.get(group.slice)
-        if image is None:
+        found = _judge(report, group, originals)
+        if isinstance(found, str):
+            intake.leave_out(_name(name, group), found)
+        else:
+            judged.append(found)
+    for one in judged:
+        rivals = [other for other in judged if other is not one and other.group.slice == one.group.slice]
+        what = _name(name, one.group)
+        image = images.get(one.group.slice)
+        if one.flag == CONFIRMED and rivals:
+            intake.leave_out(what, "the AI's group, beside one of the reader on the same image")
+        elif any(other.flag != CONFIRMED for other in rivals):
+            intake.leave_out(what, "several groups of the reader on one image")
+        elif image is None:
             intake.leave_out(what, "the image is not there: name its folder with --images")
-            continue
-        reader = report.reader or intake.reader
-        row = intake.row(
-            image, _label(group), root=root, box=group.box, what=what, date=report.date, flags=(flag,),
-            box_source=BoxSource.EXPERT if moved or report.verified else BoxSource.WEAK,
-            reader=mapping.reader_names.get(reader, reader),
-        )  # fmt: skip
-        if row is not None:
-            yield row
+        else:
+            reader = report.reader or intake.reader
+            row = intake.row(
+                image, _label(one.group), root=root, box=one.group.box, what=what, date=report.date,
+                box_source=BoxSource.EXPERT if one.drawn or report.verified else BoxSource.WEAK,
+                reader=mapping.reader_names.get(reader, reader), flags=(one.flag,),
+            )  # fmt: skip
+            if row is not None:
+                yield row
+
+
+def _name(report: str, group: Group) -> str:
+    return f"{report}, image {group.sop_uid}" + ("" if group.frame is None else f", frame {group.frame}")
 
 
 def _label(group: Group) -> Label:
@@ -100,24 +127,20 @@ def _originals(report: SrReport, of_study: Sequence[SrReport]) -> list[Group]:
     return [group for one in named or ours for group in one.groups]
 
 
-def _judge(report: SrReport, group: Group, originals: Sequence[Group]) -> tuple[str, bool] | str:
-    """(flag, whether the reader drew the box), or why the group is no label of the reader."""
-    before = [one for one in originals if one.slice == group.slice and _tracks(one, group)]
-    if any(group.same_label(one) and group.same_box(one) for one in before):
+def _judge(report: SrReport, group: Group, originals: Sequence[Group]) -> _Judged | str:
+    """What a group is to the reader, or why it is no label of theirs."""
+    before = [one for one in originals if one.slice == group.slice]
+    if any(group.repeats(one) for one in before):
         if report.verified:
-            return "ai-confirmed", False
+            return _Judged(group, CONFIRMED, drawn=False)
         return "the value of the AI, unchanged in a report that is not verified"
-    if before:
-        return "ai-corrected", not any(group.same_box(one) for one in before)
+    if any(group.same_box(one) or (group.tracking_uid and group.tracking_uid == one.tracking_uid) for one in before):
+        return _Judged(group, CORRECTED, drawn=not any(group.same_box(one) for one in before))
     if not group.by_algorithm:
-        return "reader-added", True
+        return _Judged(group, ADDED, drawn=True)
     if report.verified:
-        return "ai-confirmed", False
+        return _Judged(group, CONFIRMED, drawn=False)
     return "a value of the AI, or a change of it: add the AI's report to tell, or verify the report"
-
-
-def _tracks(one: Group, group: Group) -> bool:
-    return not one.tracking_uid or not group.tracking_uid or one.tracking_uid == group.tracking_uid
 
 
 def _deleted(report: SrReport, originals: Sequence[Group]) -> list[Group]:

@@ -31,6 +31,8 @@ _OUTCOMES: Final = {
 }
 _WRITTEN: Final = re.compile(r"\bSchizas(?:\s+grade)?\s*:?\s*([A-D])\b", re.IGNORECASE)
 _SAME_PX: Final = 0.05
+_NOBODY: Final = frozenset({"", "unknown", "anonymous", "none"})
+"""Parts of a name that some viewers write where nobody is logged in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +52,10 @@ class Group:
         """Names the image."""
         return self.sop_uid, self.frame
 
-    def same_label(self, other: Group) -> bool:
-        """Whether region and grade are those of another group."""
-        return (self.region, self.grade) == (other.region, other.grade)
+    def repeats(self, other: Group) -> bool:
+        """Whether it says what another group says; viewers that redraw a group may lose its codes."""
+        bare = not self.by_algorithm and self.region is None and self.grade is None
+        return self.same_box(other) and (bare or (self.region, self.grade) == (other.region, other.grade))
 
     def same_box(self, other: Group) -> bool:
         """Whether the box is that of another group, but for the rounding of viewers."""
@@ -124,7 +127,8 @@ def read_report(path: Path) -> SrReport | None:
 
 
 def _group(item: Item) -> Group | None:
-    regions = [child for child in item.children if child.kind == "SCOORD" and child.points]
+    drawn = [below for below in item.walk() if below.kind == "SCOORD" and below.points]
+    regions = list({region.points: region for region in drawn}.values())  # some viewers repeat it below each number
     refs = {ref for region in regions for below in region.walk() for ref in below.refs}
     if len(regions) != 1 or len(refs) != 1:
         return None
@@ -183,9 +187,9 @@ def _verifier(ds: Dataset) -> tuple[str, str]:
     """(name, moment) of who verified last; two empty texts when nobody is named."""
     items: list[Any] = list(ds.get("VerifyingObserverSequence") or [])
     found = [
-        (re.sub(r"[^0-9]", "", str(one.get("VerificationDateTime") or ""))[:14], str(one.get("VerifyingObserverName")))
+        (re.sub(r"[^0-9]", "", str(one.get("VerificationDateTime") or ""))[:14], name)
         for one in items
-        if one.get("VerifyingObserverName")
+        if (name := _named(str(one.get("VerifyingObserverName") or "")))
     ]
     moment, name = max(found, default=("", ""))
     return name, moment
@@ -195,8 +199,13 @@ def _person(ds: Dataset) -> str:
     for item in _items(ds):
         concept: list[Any] = list(item.get("ConceptNameCodeSequence") or [])
         if concept and (concept[0].get("CodeValue"), concept[0].get("CodingSchemeDesignator")) == PERSON_NAME:
-            return str(item.get("PersonName") or "")
+            return _named(str(item.get("PersonName") or ""))
     return ""
+
+
+def _named(name: str) -> str:
+    """A name; empty when it says that there is none."""
+    return "" if set(name.strip().lower().split("^")) <= _NOBODY else name.strip()
 
 
 def _items(ds: Dataset) -> Iterator[Any]:

@@ -232,6 +232,7 @@ def test_a_group_a_reader_added_is_a_label_and_its_grade_stands_in_the_words(sen
     ds = observed_by(sent.copy(), "Lee^Jae")
     template = group_of(ds, sent.sop(5))
     drawn = [without_algorithm(template, "Schizas grade c"), without_algorithm(template, "canal")]
+    move(drawn[0], 2.0)
     part(drawn[1], codes.IMAGE_REGION).ValueType = "SCOORD3D"
     groups = measurements(ds)
     groups.remove(template)
@@ -242,6 +243,57 @@ def test_a_group_a_reader_added_is_a_label_and_its_grade_stands_in_the_words(sen
         [sent.sop(5), "rootlet", "C", "reader-added", "expert"]
     ]
     assert reasons(intake)["no region drawn on one image"] == ["corrected.dcm: 1 groups"]
+
+
+def as_ohif_saves(group: Dataset, label: str) -> Dataset:
+    """A group redrawn by a viewer: new identity, no codes of ours, the box below each of two numbers."""
+    drawn = without_algorithm(group, label)
+    box = drawn.ContentSequence.pop()
+    box.RelationshipType = "INFERRED FROM"
+    for name in ("Area", "Perimeter"):
+        number = Dataset()
+        number.RelationshipType, number.ValueType = "CONTAINS", "NUM"
+        number.ConceptNameCodeSequence = Sequence([coded(Code("1", "99TEST", name))])
+        number.ContentSequence = Sequence([deepcopy(box)])
+        drawn.ContentSequence.append(number)
+    return drawn
+
+
+def test_what_a_viewer_redraws_unchanged_is_still_the_value_of_the_ai(sent: Sent, intake: Intake) -> None:
+    ds = observed_by(sent.copy(), "unknown^unknown")
+    groups = measurements(ds)
+    old = [group_of(ds, sent.sop(i)) for i in (3, 4, 5)]
+    drawn = [as_ohif_saves(one, label) for one, label in zip(old, ("", "Schizas D", ""), strict=True)]
+    for number in drawn[2].ContentSequence[3:]:
+        number.ContentSequence[0].GraphicData = [float(value) - 3 for value in number.ContentSequence[0].GraphicData]
+    for one in old:
+        groups.remove(one)
+    groups.extend(drawn)
+    sent.save(ds)
+    frame = run_import(Kind.SR, sent.folder, Mapping(), intake).frame
+    assert frame[["sop_uid", "region", "grade", "flags", "box_source", "reader"]].values.tolist() == [
+        [sent.sop(4), "rootlet", "D", "ai-corrected", "weak", "r1"],
+        [sent.sop(5), "", "", "reader-added", "expert", "r1"],
+    ]
+    assert frame.iloc[1]["x0"] == pytest.approx(mr_box(sent, 5)[0] - 3)
+    unchanged = reasons(intake)["the value of the AI, unchanged in a report that is not verified"]
+    assert f"corrected.dcm, image {sent.sop(3)}" in unchanged
+
+
+def test_a_readers_group_stands_above_that_of_the_ai_on_the_same_image(sent: Sent, intake: Intake) -> None:
+    ds = verify(sent.copy())
+    added = without_algorithm(group_of(ds, sent.sop(2)), "Schizas C")
+    move(added, 5.0)
+    twice = [without_algorithm(group_of(ds, sent.sop(3)), f"Schizas {grade}") for grade in "CD"]
+    for one, by in zip(twice, (6.0, 9.0), strict=True):
+        move(one, by)
+    measurements(ds).extend([added, *twice])
+    sent.save(ds)
+    frame = run_import(Kind.SR, sent.folder, Mapping(), intake).frame.set_index("sop_uid")
+    assert frame.loc[sent.sop(2), ["grade", "flags"]].tolist() == ["C", "reader-added"]
+    assert sent.sop(3) not in frame.index
+    assert len(reasons(intake)["several groups of the reader on one image"]) == 2
+    assert len(reasons(intake)["the AI's group, beside one of the reader on the same image"]) == 2
 
 
 def test_of_two_reports_of_a_reader_the_later_counts_and_two_readers_both_do(sent: Sent, intake: Intake) -> None:
