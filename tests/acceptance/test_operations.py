@@ -165,7 +165,12 @@ def test_nothing_is_sent_to_a_paused_peer_until_it_is_resumed_whatever_restarts(
     assert metric(node, "peer_paused", peer="pacs") == 0
 
 
-def test_a_recall_withdraws_exactly_what_each_peer_has_and_nothing_of_it_comes_back(
+def happened(node: Node, study: Study) -> list[str]:
+    job = node.job(study.uid)
+    return [] if job is None else [str(event.kind) for event in job.events]
+
+
+def test_a_recall_withdraws_exactly_what_each_peer_has_and_only_retry_makes_a_new_revision(
     node: Node, pacs: Orthanc, archive: Path, tmp_path: Path
 ) -> None:
     study = Study(tmp_path / "study")
@@ -197,11 +202,17 @@ def test_a_recall_withdraws_exactly_what_each_peer_has_and_nothing_of_it_comes_b
     assert all(f"  {uid}\n" in text for uid in held)
 
     arrived = set(pacs.of_study(study.uid))
-    again = node.cli("retry", study.uid)
-    assert (again.returncode, "never delivered again" in again.stderr) == (0, True)
-    node.wait_state(study.uid, JobState.CANCELLED)
-    time.sleep(1)
+    assert send(node.port, study.sagittal(1).paths).returncode == 0
+    wait_until(lambda: "unchanged" in happened(node, study), log=node.log, what="the study is graded once more")
+    assert node.wait_state(study.uid, JobState.CANCELLED).job.revision == 1
     assert set(pacs.of_study(study.uid)) == arrived
+
+    again = node.cli("retry", study.uid)
+    assert (again.returncode, "as a new revision" in again.stderr) == (0, True)
+    assert node.wait_state(study.uid, JobState.DELIVERED).job.revision == 2
+    new = set(pacs.of_study(study.uid)) - arrived
+    assert new
+    assert not new & ours
     assert status(node)[0] == 0
 
 
