@@ -156,12 +156,15 @@ def _commitment_lines(delivery: DeliverySummary) -> Iterator[str]:
 
 def _withdrawal_lines(withdrawal: WithdrawalSummary) -> Iterator[str]:
     """What was withdrawn and how; where a person must delete, the UIDs to delete."""
-    from stenosis_node.jobs import WithdrawalState
+    from stenosis_node.jobs import WithdrawalReason, WithdrawalState
 
     number = len(withdrawal.sop_instance_uids)
+    because = f"{withdrawal.reason} {withdrawal.why}".rstrip()
+    if withdrawal.reason is WithdrawalReason.RECALLED and withdrawal.why:
+        because = f"recalled ({withdrawal.why})"
     yield (
-        f"\nWithdrawal of revision {withdrawal.revision} from {withdrawal.peer}, {withdrawal.reason} "
-        f"{withdrawal.why}: {withdrawal.state} since {local_time(withdrawal.state_since)}"
+        f"\nWithdrawal of revision {withdrawal.revision} from {withdrawal.peer}, {because}: "
+        f"{withdrawal.state} since {local_time(withdrawal.state_since)}"
     )
     if withdrawal.message:
         yield withdrawal.message

@@ -55,7 +55,9 @@ def pause(
     settings = load_config(config)
     with open_store(settings) as store:
         _must_exist(peer, settings, store)
-        store.pause_peer(peer, why=why)
+        known = next((one for one in store.peers() if one.name == peer), None)
+        if known is None or not known.paused or why:  # asked for again without a reason, the first one stays
+            store.pause_peer(peer, why=why)
     _confirm(peer, "paused", as_json)
 
 

@@ -54,7 +54,7 @@ def test_withdrawals_by_note(run: Run, config: Path, store: JobStore) -> None:
     def said() -> str:
         return " ".join(run("job", "1", "-c", config).out.split())
 
-    assert "Withdrawal of revision 1 from pacs, recalled mirrored: pending since" in said()
+    assert "Withdrawal of revision 1 from pacs, recalled (mirrored): pending since" in said()
     assert "A rejection note for 3 documents waits to be sent" in said()
     assert "pacs ok 0 0 1 waiting" in " ".join(run("peers", "-c", config).out.split())
 

@@ -209,6 +209,8 @@ def test_pause_stops_deliveries_until_resume(run: Run, config: Path, store: JobS
     receive(store, 1, now=ago(60))
     grade(store, now=ago(30))
     assert run("pause", "pacs", "--why", "upgrade", "-c", config).code == 0
+    assert run("pause", "pacs", "-c", config).code == 0
+    assert run("peers", "-c", config, "--json").json["peers"][0]["paused_why"] == "upgrade"
     claim = {"worker": "d", "lease_s": 60.0, "max_attempts": 9}
     assert store.claim_delivery("pacs", **claim) is None
     shown = " ".join(run("peers", "-c", config).out.split())
