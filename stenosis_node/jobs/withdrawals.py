@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState
 from stenosis_node.errors import LeaseLost, PermanentError, TransientError
@@ -346,6 +346,8 @@ def _close(
     )
     revisions = ", ".join(str(revision) for revision in sorted({target.revision for target in targets}))
     add_event(connection, row.id, now, EventKind.RECALLED, f"revision {revisions} {reason}: {why}")
+    if reason is WithdrawalReason.RECALLED:
+        _forget_notes_without_successor(connection, row.id)
     if reason is WithdrawalReason.RECALLED and any(target.revision == row.revision for target in targets):
         set_job(
             connection,
@@ -362,14 +364,7 @@ def _close(
 
 
 def _next_withdrawal(peer: str, now: datetime) -> Any:
-    later, newer = delivery.alias("later"), result.alias("newer")
-    has_later = exists().where(
-        later.c.job_id == withdrawal.c.job_id,
-        later.c.peer == withdrawal.c.peer,
-        later.c.state == DeliveryState.DELIVERED,
-        newer.c.id == later.c.result_id,
-        newer.c.revision > result.c.revision,
-    )
+    has_later = _later_delivery(delivery.c.state == DeliveryState.DELIVERED)
     return (
         select(withdrawal, result.c.result_key, result.c.revision, job.c.study_instance_uid)
         .join(job, job.c.id == withdrawal.c.job_id)
@@ -387,6 +382,28 @@ def _next_withdrawal(peer: str, now: datetime) -> Any:
         .limit(1)
         .with_for_update(skip_locked=True, of=[withdrawal, job])
     )
+
+
+def _later_delivery(condition: Any) -> Any:
+    """Condition: of the job of a withdrawal there is such a delivery of a later result than ``result`` to its peer."""
+    newer = result.alias("newer")
+    return exists().where(
+        delivery.c.job_id == withdrawal.c.job_id,
+        delivery.c.peer == withdrawal.c.peer,
+        condition,
+        newer.c.id == delivery.c.result_id,
+        newer.c.revision > result.c.revision,
+    )
+
+
+def _forget_notes_without_successor(connection: Connection, job_id: int) -> None:
+    """Superseded results whose later ones will never arrive: the peer keeps them, and they can be recalled."""
+    may_come = _later_delivery(delivery.c.state != DeliveryState.CANCELLED)
+    waiting = (withdrawal.c.state == WithdrawalState.PENDING) & (withdrawal.c.reason == WithdrawalReason.SUPERSEDED)
+    of_result = result.c.id == withdrawal.c.result_id
+    forlorn = select(withdrawal.c.id).join(result, of_result).where(withdrawal.c.job_id == job_id, waiting, ~may_come)
+    ids = connection.execute(forlorn).scalars().all()
+    connection.execute(delete(withdrawal).where(withdrawal.c.id.in_(ids)))
 
 
 def _fail(connection: Connection, row: Row[Any], sentence: str, now: datetime) -> None:

@@ -289,6 +289,21 @@ def test_a_superseded_result_whose_successor_is_recalled_is_withdrawn_too(store:
     assert state(store) == JobState.CANCELLED
 
 
+def test_a_superseded_result_whose_successor_alone_is_recalled_stays_and_waits_for_nothing(store: JobStore) -> None:
+    graded(store)
+    deliver(store, 21)
+    receive(store, 2, 25)
+    grade(store, claimed(store, 40), 41, OTHER)
+    supersede(store, 42)
+    (_, second) = store.recallable(job_id=1)
+
+    store.recall([second], why="wrong weights", notes={}, now=at(50))
+
+    assert states(store) == []
+    assert store.peers()[0].pending_withdrawals == 0
+    assert [one.revision for one in store.recallable(job_id=1)] == [1], "the peer has it"
+
+
 # --------------------------------------------------------------------------- the note on its way
 
 
