@@ -51,7 +51,7 @@ SAC_AREA_MM2: Final = (
 _AP_OVER_WIDTH: Final = ((0.66, 0.5, 0.42, 0.35), (0.92, 0.85, 0.85, 0.8))
 _LATERAL_FAT_MM: Final = ((0.3, 0.1, 0.0, 0.0), (1.6, 0.8, 0.5, 0.2))
 _POSTERIOR_FAT_MM: Final = (1.8, 6.0)
-_EFFACED: Final = ((0.0, 0.5, 0.62, 0.75, 0.86), (1.0, 0.95, 0.72, 0.26, 0.0))
+_EFFACED: Final = ((0.0, 0.5, 0.68, 0.82, 0.88), (1.0, 0.95, 0.68, 0.06, 0.0))
 """Share of the posterior fat that is left, by severity."""
 
 

@@ -14,7 +14,7 @@ from training.phantom.words import Lookalike, RootPattern, SliceContent, SliceKi
 
 _CROWDED: Final = ((0.08, 0.42), (0.0, 1.0))
 """Severity between which the roots come to fill the sac."""
-_VEIL: Final = ((0.12, 0.25, 0.36, 0.5, 0.6, 0.72), (0.0, 0.2, 0.4, 0.76, 0.93, 0.98))
+_VEIL: Final = ((0.12, 0.25, 0.36, 0.44, 0.56, 0.68), (0.0, 0.2, 0.4, 0.6, 0.92, 0.98))
 """How much of the CSF between the roots is lost in a slice's thickness, by severity."""
 _LAYER_TOP: Final = ((0.0, 0.12, 0.25, 0.4), (0.46, 0.2, -0.3, -1.2))
 """Where the layer of roots begins, in distances from centre to dorsal wall, by severity."""

@@ -154,6 +154,16 @@ def test_the_verb_writes_studies_and_a_manifest(tmp_path: Path) -> None:
     assert refused["x0"].isna().all()
 
 
+def test_a_study_is_the_same_to_the_byte_each_time(tmp_path: Path) -> None:
+    small = Wishes(matrix=64, slabs=True, slab_discs=("L4-5",), slices_per_slab=2)
+    first, second = (write_study(draw_patient(3, 0, wishes=small), tmp_path / name) for name in ("a", "b"))
+
+    assert first == second
+    assert [p.read_bytes() for p in sorted((tmp_path / "a").rglob("*.dcm"))] == [
+        p.read_bytes() for p in sorted((tmp_path / "b").rglob("*.dcm"))
+    ]
+
+
 def test_the_verb_touches_no_folder_in_use(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     result = CliRunner().invoke(app, ["phantom", "--out", str(tmp_path)])
