@@ -10,6 +10,7 @@ from stenosis_node.jobs.grading import Grading
 from stenosis_node.jobs.leases import CheckLease, CommitmentLease, DeliveryLease, Lease, WithdrawalLease
 from stenosis_node.jobs.peers import PeerCapability, Peers, PeerSummary
 from stenosis_node.jobs.reading import NodeStatus, Reading
+from stenosis_node.jobs.recalling import Recalling
 from stenosis_node.jobs.receiving import Receiving
 from stenosis_node.jobs.records import (
     MR_CLASSES,
@@ -72,7 +73,9 @@ __all__ = [
 ]
 
 
-class JobStore(Receiving, Completeness, Grading, Delivering, Committing, Withdrawing, Peers, Reading, Admin, Retention):
+class JobStore(
+    Receiving, Completeness, Grading, Delivering, Committing, Recalling, Withdrawing, Peers, Reading, Admin, Retention
+):
     """Every row of the node. Safe to share between the threads of one process; each process makes its own.
 
     Times are aware; ``now`` is the caller's clock, None the clock of the database (SQLite: of this machine).

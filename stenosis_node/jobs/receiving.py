@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, select, update
@@ -97,6 +98,16 @@ class Receiving(Database):
         with self._reading() as connection:
             found = select(document.c.sop_instance_uid).where(document.c.sop_instance_uid == sop_instance_uid).limit(1)
             return connection.execute(found).first() is not None
+
+    def known_paths(self, paths: Collection[Path]) -> frozenset[str]:
+        """Paths of rows whose files are to be there, among them each of these that has one.
+
+        paths  relative to the spool, named after their SOP Instance UIDs (that is what is indexed)
+        """
+        uids = [path.stem for path in paths]
+        with self._reading() as connection:
+            kept = select(instance.c.path).where(instance.c.sop_instance_uid.in_(uids), instance.c.deleted_at.is_(None))
+            return frozenset(connection.execute(kept).scalars())
 
     # ----------------------------------------------------------------- one study
 
