@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -14,12 +14,17 @@ from stenosis_node.config import Config
 from stenosis_node.errors import NodeError
 from stenosis_node.jobs import JobStore
 from stenosis_node.spool import Spool
+from stenosis_node.work.adopt import adopt
 
 log = logging.getLogger("stenosis_node.node")
 
 
 PURGE_EVERY_S: Final = 15.0
 """Also the longest time that bytes which can never be graded stay after their study was closed."""
+
+
+RESENT_WITHIN: Final = timedelta(hours=1)
+"""A sender that got no Success has sent again by then; a file that still has no row is taken in without it."""
 
 
 def purge(config: Config, spool: Spool, store: JobStore) -> None:
@@ -39,6 +44,12 @@ def purge(config: Config, spool: Spool, store: JobStore) -> None:
 def chores(config: Config, spool: Spool, store: JobStore) -> Iterator[None]:
     """Run the chores on a schedule until the block ends; the first time at once."""
 
+    def adopt_safely() -> None:
+        try:
+            adopt(config, spool, store, before=datetime.now(UTC) - RESENT_WITHIN)
+        except NodeError as error:
+            log.warning("files without a row not looked for: %s", error, extra={"event": "adopt_failed"})
+
     def purge_safely() -> None:
         try:
             purge(config, spool, store)
@@ -47,6 +58,7 @@ def chores(config: Config, spool: Spool, store: JobStore) -> Iterator[None]:
 
     scheduler = BackgroundScheduler(timezone=UTC)
     scheduler.add_job(purge_safely, "interval", seconds=PURGE_EVERY_S, next_run_time=datetime.now(UTC), coalesce=True)
+    scheduler.add_job(adopt_safely, "interval", minutes=15, next_run_time=datetime.now(UTC), coalesce=True)
     scheduler.start()
     try:
         yield

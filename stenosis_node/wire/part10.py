@@ -7,6 +7,11 @@ AE title of the sender.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -24,6 +29,30 @@ def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
         )
     )
     return bytes(128) + b"DICM" + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(group)) + group
+
+
+class UnreadableFile(ValueError):
+    """The file is no Part 10 file, or its file meta information lacks a UID."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """What a file says about itself."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+def read_file_meta(path: Path) -> FileMeta:
+    """Inverse of :func:`file_meta`. Raises UnreadableFile; OSError when the disk does not give the file."""
+    try:
+        meta = read_file_meta_info(path)
+        return FileMeta(
+            str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID), str(meta.TransferSyntaxUID)
+        )
+    except (InvalidDicomError, AttributeError, ValueError, EOFError, struct.error) as error:
+        raise UnreadableFile(f"{path.name} is no Part 10 file") from error
 
 
 def _element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:

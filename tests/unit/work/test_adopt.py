@@ -1,0 +1,107 @@
+"""Files that a crash left between their name and their row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stenosis_node.config import Config
+from stenosis_node.domain import ReceivedInstance
+from stenosis_node.jobs import JobStore
+from stenosis_node.spool import Spool
+from stenosis_node.wire.part10 import file_meta
+from stenosis_node.work.adopt import RECOVERED, adopt
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT = "1.2.840.10008.1.2.1"
+SOON = timedelta(minutes=1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(spool=tmp_path / "spool", grading={"bundle": tmp_path / "bundle"})
+
+
+@pytest.fixture
+def spool(config: Config) -> Spool:
+    return Spool(config.spool)
+
+
+@pytest.fixture
+def store(config: Config, spool: Spool) -> Iterator[JobStore]:
+    store = JobStore(config.database_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+def put(spool: Spool, uid: str, sop_class: str = MR) -> ReceivedInstance:
+    """A file as reception leaves it before its row is written."""
+    meta = file_meta(sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT)
+    kept = spool.put("1.2.3", "1.2.3.4", uid, [meta, b"\x08\x00\x05\x00CS\x00\x00"])
+    return ReceivedInstance(
+        study_instance_uid="1.2.3",
+        series_instance_uid="1.2.3.4",
+        sop_instance_uid=uid,
+        sop_class_uid=sop_class,
+        transfer_syntax_uid=EXPLICIT,
+        path=kept.path,
+        size_bytes=kept.size_bytes,
+        sha256=kept.sha256,
+        calling_ae_title="MR1",
+        received_at=datetime.now(UTC),
+    )
+
+
+def test_a_file_without_a_row_opens_the_job_of_its_study(config: Config, spool: Spool, store: JobStore) -> None:
+    lost = put(spool, "1.2.3.4.5")
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 1
+
+    job = store.job("1.2.3")
+    assert job is not None
+    (instance,) = store.instances(job.job.id)
+    assert (instance.sop_instance_uid, instance.sop_class_uid, instance.path) == ("1.2.3.4.5", MR, lost.path)
+    assert (instance.size_bytes, instance.calling_ae_title) == (lost.size_bytes, RECOVERED)
+    touched = store.touch(lost, quiet_period_s=1, ceiling_s=10)  # the sender sends it again after all
+    assert not touched.new_instance
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 0
+
+
+def test_a_file_with_a_row_is_left_alone(config: Config, spool: Spool, store: JobStore) -> None:
+    store.touch(put(spool, "1.2.3.4.5"), quiet_period_s=1, ceiling_s=10)
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 0
+
+
+def test_a_reception_under_way_is_left_alone(config: Config, spool: Spool, store: JobStore) -> None:
+    put(spool, "1.2.3.4.5")
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) - SOON) == 0
+    assert store.job("1.2.3") is None
+
+
+def test_a_damaged_file_is_named_and_keeps_no_other_from_being_adopted(
+    config: Config, spool: Spool, store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = put(spool, "1.2.3.4.5")
+    put(spool, "1.2.3.4.6")
+    spool.instance_path(damaged.path).write_bytes(b"\0" * 200)
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 1
+    assert "1.2.3.4.5.dcm has no row and cannot be read" in caplog.text
+
+
+def test_a_ct_image_without_a_row_is_counted_as_any_other_and_deleted_in_time(
+    config: Config, spool: Spool, store: JobStore
+) -> None:
+    put(spool, "1.2.3.4.5", "1.2.840.10008.5.1.4.1.1.2")
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 1
+    due = store.purgeable(
+        instances_days=7, documents_days=90, keep_ungradable=False, now=datetime.now(UTC) + timedelta(hours=2)
+    )
+    assert [path.name for path in due.instances] == ["1.2.3.4.5.dcm"]
