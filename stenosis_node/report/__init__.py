@@ -8,6 +8,7 @@ from stenosis_node.report.identity import Predecessor, ReportContext, content_ke
 from stenosis_node.report.rejection import rejection_note, rejection_note_key
 from stenosis_node.report.text import render_text
 from stenosis_node.report.view import SCHEMA, SCHEMA_VERSION, as_json
+from stenosis_node.report.wanted import Wanted
 
 __all__ = [
     "SCHEMA",
@@ -16,6 +17,7 @@ __all__ = [
     "Found",
     "Predecessor",
     "ReportContext",
+    "Wanted",
     "as_json",
     "capture_png",
     "check",

@@ -28,8 +28,8 @@ def compose(
     context: ReportContext,
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
 ) -> tuple[Document, ...]:
-    """All documents of a result: the overview, one annotated image per slice with an outcome to show,
-    one presentation state per graded series, the SR last.
+    """The wanted documents of a result: the overview, one annotated image per slice with an outcome to show (or only
+    of key images, or none), one presentation state per graded series, the SR last.
 
     sagittal  the slice on which the overview shows where the slabs lie, or why there is none (part of a sentence)
 
@@ -42,7 +42,7 @@ def compose(
     study, sources = read_sources(piece for one in graded for piece in one.slices)
     located: Located | str = sagittal if isinstance(sagittal, str) else locate(story, graded, sagittal, sources)
     context = _naming_what_else_is_said(context, story, located)
-    key_images = story.key_images
+    wanted, key_images = context.wanted, story.key_images
     documents = [
         capture.build(
             overview.draw_overview(story, sources, located),
@@ -59,6 +59,8 @@ def compose(
         )
     ]
     for index, entry in enumerate(story.entries):
+        if not (wanted.captures == "all" or (wanted.captures == "key" and index in key_images)):
+            continue
         if entry.image.pixels is None or not isinstance(entry.finding, GradedSlice | CordSlice | NotGradable):
             continue
         picture, scale = capture.annotated(entry, sources[entry.image.ref], story.status)
@@ -77,7 +79,8 @@ def compose(
                 scale=scale,
             )
         )
-    documents += gsps.build(story, sources, study, findings, context)
+    if wanted.presentation_states:
+        documents += gsps.build(story, sources, study, findings, context)
     documents.append(sr.build(story, findings, graded, study, sources, context, located))
     return tuple(documents)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from stenosis_node.config import Report
 from stenosis_node.domain import SliceRef, StudyFindings
 from stenosis_node.report import wording
+from stenosis_node.report.wanted import EVERYTHING, Wanted
 
 LAYOUT: Final = "4"
 """Raised when the same findings would give other documents; part of the content key."""
@@ -41,6 +42,8 @@ class ReportContext:
     ae_title: str
     revision: int = 1
     predecessors: tuple[Predecessor, ...] = ()
+    wanted: Wanted = EVERYTHING
+    """As in the key."""
 
     def uid(self, *parts: object) -> str:
         """UID of something in this set of documents."""
@@ -77,13 +80,14 @@ def tracking_uid(ref: SliceRef, what: str) -> str:
     return derived_uid("tracking", ref.sop_instance_uid, ref.frame_number, what)
 
 
-def content_key(findings: StudyFindings, settings: Report) -> str:
+def content_key(findings: StudyFindings, settings: Report, wanted: Wanted = EVERYTHING) -> str:
     """Name of a result: hex SHA-256 of what was graded, by what, with which outcome, and of the output settings.
 
     Decisions about series that were not graded do not count: a localizer that arrives late is no new result.
     """
     graded = replace(findings, decisions=())
-    parts = [LAYOUT, graded.to_json(), json.dumps(settings.model_dump(mode="json"), sort_keys=True)]
+    output = [settings.model_dump(mode="json"), asdict(wanted)]
+    parts = [LAYOUT, graded.to_json(), *(json.dumps(one, sort_keys=True) for one in output)]
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()
 
 

@@ -71,6 +71,7 @@ class GradeWorker:
         self._store = store
         self._pipeline = pipeline
         self._worker = worker
+        self._wanted = report.Wanted.by(config.peers.values())
         self._back_off = BackOff(config.jobs.retry_base_s, config.jobs.retry_cap_s)
 
     def run(self, stop: threading.Event) -> None:
@@ -141,12 +142,12 @@ class GradeWorker:
         findings = self._find(selection, images, keeper, chosen_key)
         keeper.check()
         failpoint("grade.found")
-        context = self._context(lease, report.content_key(findings, self._config.report))
+        context = self._context(lease, report.content_key(findings, self._config.report, self._wanted))
         documents = self._spool.documents(context.key)
         if documents is None:
             sagittal = sagittal_of(selection, findings)
             documents = report.compose(findings, images, context, sagittal)
-            report.check(documents, findings, images, sagittal)
+            report.check(documents, findings, images, sagittal, self._wanted)
             documents = self._spool.put_documents(context.key, documents)
         failpoint("grade.composed")
         self._store.advance_graded(
@@ -201,6 +202,7 @@ class GradeWorker:
             ae_title=self._config.receive.ae_title,
             revision=revision,
             predecessors=predecessors,
+            wanted=self._wanted,
         )
 
     def _history(self, detail: JobDetail, revision: int) -> tuple[report.Predecessor, ...]:

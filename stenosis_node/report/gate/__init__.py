@@ -18,6 +18,7 @@ from stenosis_node.report.gate.header_rules import header_faults, set_faults
 from stenosis_node.report.gate.presentation_rules import presentation_faults
 from stenosis_node.report.gate.rejection_rules import check_rejection_note
 from stenosis_node.report.gate.report_rules import report_faults
+from stenosis_node.report.wanted import EVERYTHING, Wanted
 
 __all__ = ["Fault", "check", "check_rejection_note", "faults"]
 
@@ -27,9 +28,13 @@ def check(
     findings: StudyFindings,
     series: Sequence[AxialSeries],
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
+    wanted: Wanted = EVERYTHING,
 ) -> None:
-    """Raise PermanentError naming every broken rule; return when the documents may leave."""
-    found = faults(documents, findings, series, sagittal)
+    """Raise PermanentError naming every broken rule; return when the documents may leave.
+
+    wanted  which documents there must be, and no others
+    """
+    found = faults(documents, findings, series, sagittal, wanted)
     if found:
         lines = "\n".join(f"{fault.rule}: {fault.sentence}" for fault in found)
         raise PermanentError(f"our own documents broke {len(found)} rules and were not sent; report this:\n{lines}")
@@ -40,6 +45,7 @@ def faults(
     findings: StudyFindings,
     series: Sequence[AxialSeries],
     sagittal: SagittalSlice | str = wording.NO_SAGITTAL,
+    wanted: Wanted = EVERYTHING,
 ) -> tuple[Fault, ...]:
     """Every broken rule."""
     evidence = Evidence.gather(findings, series, sagittal if isinstance(sagittal, SagittalSlice) else None)
@@ -54,13 +60,14 @@ def faults(
                 found.append(Fault("readable", f"{one.kind} {one.sop_instance_uid} cannot be read back ({name})"))
     if found:
         return tuple(found)
-    found += set_faults(documents, opened, evidence)
+    found += set_faults(documents, opened, evidence, wanted)
     report = next((o for o in opened if o.is_report and not o.alternative), None)
     for entry in opened:
         found += header_faults(entry, evidence)
         if entry.document.kind in (DocumentKind.SC, DocumentKind.SC_OVERVIEW):
             found += capture_faults(entry, report, evidence)
-    found += presentation_faults([o for o in opened if o.document.kind is DocumentKind.GSPS], report, evidence)
+    states = [o for o in opened if o.document.kind is DocumentKind.GSPS]
+    found += presentation_faults(states, report, evidence, wanted)
     if report is not None:
         found += report_faults(report, evidence)
         overview = next((o for o in opened if o.document.kind is DocumentKind.SC_OVERVIEW), None)

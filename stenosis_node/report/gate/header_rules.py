@@ -24,8 +24,9 @@ from stenosis_node.domain import (
     NotGradable,
 )
 from stenosis_node.report import codes, wording
-from stenosis_node.report.gate.evidence import Evidence, Fault, Opened
+from stenosis_node.report.gate.evidence import Evidence, Fault, Opened, Place
 from stenosis_node.report.gate.presentation_rules import texts_of
+from stenosis_node.report.wanted import Wanted
 
 REPORT_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
 CLASSES = {
@@ -37,7 +38,9 @@ CLASSES = {
 LEVEL_NAME = re.compile(r"\b([TL]\d{1,2}\s*[-/]\s*([LS]?\d)|L[1-5]\b|S1\b)")
 
 
-def set_faults(documents: Sequence[Document], opened: Sequence[Opened], evidence: Evidence) -> Iterator[Fault]:
+def set_faults(
+    documents: Sequence[Document], opened: Sequence[Opened], evidence: Evidence, wanted: Wanted
+) -> Iterator[Fault]:
     """Order, number and names of the documents."""
     kinds = [d.kind for d in documents]
     if not kinds or kinds[0] is not DocumentKind.SC_OVERVIEW or kinds[-1] is not DocumentKind.SR:
@@ -51,7 +54,7 @@ def set_faults(documents: Sequence[Document], opened: Sequence[Opened], evidence
     if taken & (set(uids) | {o.document.series_instance_uid for o in opened}):
         yield Fault("unique", "a document has a UID of the source")
     yield from _alternatives(opened)
-    yield from _captures(documents, opened, evidence)
+    yield from _captures(documents, opened, evidence, wanted)
 
 
 def _alternatives(opened: Sequence[Opened]) -> Iterator[Fault]:
@@ -66,20 +69,27 @@ def _alternatives(opened: Sequence[Opened]) -> Iterator[Fault]:
             yield Fault("alternative", f"{other.name} does not have the content of the report it stands in for")
 
 
-def _captures(documents: Sequence[Document], opened: Sequence[Opened], evidence: Evidence) -> Iterator[Fault]:
-    shown: dict[tuple[str, int | None], Document] = {}
+def _captures(
+    documents: Sequence[Document], opened: Sequence[Opened], evidence: Evidence, wanted: Wanted
+) -> Iterator[Fault]:
+    shown: dict[Place, Document] = {}
     for one in opened:
         if one.document.kind is DocumentKind.SC:
             for item in one.ds.get("SourceImageSequence") or ():
                 frame = item.get("ReferencedFrameNumber")
                 shown[(str(item.ReferencedSOPInstanceUID), int(frame) if frame else None)] = one.document
-    expected = {
+    drawable = {
         place
         for place, finding in evidence.findings.items()
         if isinstance(finding, GradedSlice | CordSlice | NotGradable) and evidence.slices[place].pixels is not None
     }
+    key = {p for p in drawable if isinstance(evidence.findings[p], NotGradable)}
+    key |= {p for p in drawable & set(shown) if shown[p].key and evidence.grade(p) is not None}  # which: see below
+    expected = {"all": drawable, "key": key, "overview": set[Place]()}[wanted.captures]
     if set(shown) != expected or len(shown) != sum(d.kind is DocumentKind.SC for d in documents):
-        yield Fault("captures", "not exactly one capture for each image with something to show")
+        yield Fault("captures", "not exactly one capture for each image with something to show that is wanted")
+        return
+    if wanted.captures == "overview":
         return
     for place, finding in evidence.findings.items():
         if isinstance(finding, NotGradable) and place in shown and not shown[place].key:

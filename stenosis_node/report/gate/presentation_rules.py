@@ -12,6 +12,7 @@ from stenosis_node.domain import BundleStatus, finding_box
 from stenosis_node.report import codes, wording
 from stenosis_node.report.gate.evidence import Evidence, Fault, Opened, Place
 from stenosis_node.report.readback import Item
+from stenosis_node.report.wanted import Wanted
 
 
 def texts_of(ds: Dataset) -> list[str]:
@@ -22,7 +23,9 @@ def texts_of(ds: Dataset) -> list[str]:
     return [*named, *layers, *(str(t.get("UnformattedTextValue") or "") for t in objects)]
 
 
-def presentation_faults(states: Sequence[Opened], report: Opened | None, evidence: Evidence) -> Iterator[Fault]:
+def presentation_faults(
+    states: Sequence[Opened], report: Opened | None, evidence: Evidence, wanted: Wanted
+) -> Iterator[Fault]:
     """Every rule on the presentation states of a result. ``report`` is its SR."""
     drawn: Counter[Place] = Counter()
     for one in states:
@@ -36,8 +39,10 @@ def presentation_faults(states: Sequence[Opened], report: Opened | None, evidenc
         groups = _groups(report) if report is not None else None
         for annotation in annotations:
             yield from _annotation(one, annotation, groups, evidence)
-    if drawn != Counter(evidence.drawable):
-        yield Fault("presentations", "not exactly one annotation in a presentation state for each image with a box")
+    if drawn != Counter(evidence.drawable if wanted.presentation_states else ()):
+        yield Fault(
+            "presentations", "not exactly one annotation in a wanted presentation state for each image with a box"
+        )
 
 
 def _places(item: Dataset) -> list[Place]:
