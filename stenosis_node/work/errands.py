@@ -83,7 +83,9 @@ class Desk:
         """From the spool. PermanentError when they are gone."""
         documents: tuple[Document, ...] | None = self.spool.documents(key)
         if documents is None:
-            raise PermanentError(f"the documents of result {key} are gone from the spool: send the study again")
+            raise PermanentError(
+                f"documents/{key} is gone from the spool: put it back from a backup of the spool, then retry"
+            )
         return documents
 
 
