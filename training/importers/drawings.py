@@ -11,7 +11,6 @@ from typing import Any
 from training.importers.intake import Intake, short
 from training.importers.mapping import BoxFormat, Label, Mapping
 from training.labels.errors import LabelError
-from training.labels.images import PICTURES
 from training.labels.rows import LabelRow
 
 COCO_BOX = BoxFormat(layout="xywh")
@@ -58,9 +57,7 @@ def import_yolo(source: Path, mapping: Mapping, intake: Intake) -> Iterator[Labe
     for stem in sorted(texts.keys() - by_stem.keys()):
         intake.leave_out(f"labels/{stem}.txt", "no image of this name")
     for stem, path in intake.steps(sorted(by_stem.items()), "reading labels"):
-        if path.suffix.lower() not in PICTURES | {".dcm", ""}:
-            intake.leave_out(short(path, source), "neither a picture nor DICOM")
-        elif stem not in texts:
+        if stem not in texts:
             intake.leave_out(short(path, source), "no file of labels of this name")
         else:
             yield from _rows(path, lines[stem], YOLO_BOX, mapping, intake, source)

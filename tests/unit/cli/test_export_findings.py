@@ -33,6 +33,8 @@ from tests.unit.completeness import claim_complete
 from tests.unit.series.builder import write_series
 from training.cli import app as training_app
 from training.evaluation.predictions import read_predictions
+from training.labels.manifest import from_rows, write_manifest
+from training.labels.rows import LabelRow, Region
 
 SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
 BOX = PixelBox(10.5, 20, 30, 40)
@@ -135,6 +137,16 @@ def test_every_slice_has_a_row_keyed_like_the_manifest(run: Run, config: Path, t
     assert (unreadable["outcome"], unreadable["reason"]) == ("unreadable", "cut short")
 
 
+def label(number: int, image: int) -> LabelRow:
+    """A reader calls everything B."""
+    one = ref(number, image, 2 if image == 3 else None)
+    return LabelRow(
+        study_uid=study_uid(number), series_uid=one.series_instance_uid, sop_uid=one.sop_instance_uid,
+        frame=one.frame_number, path="image.dcm", patient_key=f"{number:064x}", region=Region.ROOTLET, grade=Grade.B,
+        reader="r1",
+    )  # fmt: skip
+
+
 @pytest.mark.usefixtures("graded")
 def test_the_evaluation_reads_them_as_predictions_and_agreement_beside_labels(
     run: Run, config: Path, tmp_path: Path
@@ -143,16 +155,8 @@ def test_the_evaluation_reads_them_as_predictions_and_agreement_beside_labels(
     run("findings", "-c", config, "-o", path)
     predictions = read_predictions(path)
     assert predictions["grade"].tolist() == ["", "B", "A", "", "", ""] * 2
-    labels = tmp_path / "reader.csv"
-    grades = {2: "B", 3: "B"}
-    with labels.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(("study_uid", "series_uid", "sop_uid", "frame", "grade"))
-        for number in (1, 2):
-            for image, label in grades.items():
-                one = ref(number, image, 2 if image == 3 else None)
-                frame = one.frame_number or ""
-                lines.writerow((study_uid(number), one.series_instance_uid, one.sop_instance_uid, frame, label))
+    labels = tmp_path / "reader.parquet"
+    write_manifest(from_rows([label(number, image) for number in (1, 2) for image in (2, 3)], "reader"), labels)
     arguments = ["agreement", str(labels), "--a", "grade", "--with", str(path), "--b", "grade", "--json"]
     done = CliRunner().invoke(training_app, [*arguments, "--bootstrap", "0"])
     assert done.exit_code == 0, done.stderr
