@@ -106,6 +106,12 @@ class Peers(Database):
             return None
         return PeerCapability(report_class=row.report_class, capability=row.capability or {}, probed_at=row.probed_at)
 
+    def is_paused(self, name: str) -> bool:
+        """Whether an administrator stopped sending to the peer."""
+        with self._reading() as connection:
+            paused = select(peer.c.name).where(peer.c.name == name, peer.c.paused_at.is_not(None))
+            return connection.execute(paused).first() is not None
+
     def peers(self) -> tuple[PeerSummary, ...]:
         """Every peer that ever got a result, or was paused or probed, by name."""
         with self._reading() as connection:

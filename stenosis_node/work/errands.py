@@ -76,7 +76,7 @@ class Desk:
     def check(self, keeper: LeaseKeeper) -> None:
         """Between two documents. Raises LeaseLost, or Stopping when the node stops or the peer is paused."""
         keeper.check()
-        if any(one.paused for one in self.store.peers() if one.name == self.name):
+        if self.store.is_paused(self.name):
             raise Stopping(f"{self.name} is paused")
 
     def documents(self, key: str) -> tuple[Document, ...]:
