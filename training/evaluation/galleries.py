@@ -17,14 +17,26 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pydicom
 from matplotlib.patches import Rectangle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from pydicom.errors import InvalidDicomError
 
 from training.evaluation.document import Figure
 from training.evaluation.figures import save
 from training.evaluation.predictions import BOX, P_GRADE
 from training.evaluation.stages import ChainScores
 from training.evaluation.vocabulary import GRADES, REGIONS, UNLABELLED, code_labels
+from training.labels.images import PICTURES
 
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    NotImplementedError,
+    IndexError,
+    InvalidDicomError,
+)
+"""What pydicom, its decoders and Pillow raise for files that are not what they seem."""
 _ACROSS: Final = 6
 _READER, _CHAIN = "#35c26b", "#ff9d3c"
 
@@ -103,15 +115,13 @@ def worst_cases(one: ChainScores, count: int = 12) -> list[Case]:
 def read_picture(path: Path, frame: Any) -> npt.NDArray[np.float32] | None:
     """Pixels ``[rows, columns]`` of a DICOM file or a picture; None when they cannot be read."""
     try:
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        if path.suffix.lower() in PICTURES:
             return np.asarray(Image.open(path).convert("L"), dtype=np.float32)
         pixels = np.asarray(pydicom.dcmread(path).pixel_array, dtype=np.float32)
-    except (OSError, ValueError, AttributeError, RuntimeError, NotImplementedError, UnidentifiedImageError):
+        if pixels.ndim == 3:
+            pixels = pixels[0 if pd.isna(frame) else int(frame) - 1]
+    except _UNREADABLE:
         return None
-    except pydicom.errors.InvalidDicomError:
-        return None
-    if pixels.ndim == 3:
-        pixels = pixels[0 if pd.isna(frame) else int(frame) - 1]
     return pixels if pixels.ndim == 2 else None
 
 

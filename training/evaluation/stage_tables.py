@@ -17,7 +17,7 @@ from training.evaluation.stages import END_TO_END, ChainScores
 from training.evaluation.vocabulary import GRADES, REGIONS, UNLABELLED, code_labels
 
 _FOV_EDGES: Final = (0, 160, 200, float("inf"))
-_FOV_NAMES: Final = ("up to 160 mm", "160 to 200 mm", "above 200 mm")
+_FOV_NAMES: Final = ("0 to 160 mm", "160 to 200 mm", "200 mm and more")
 _FEWEST: Final = 10
 """Slices below which a subgroup is not scored."""
 

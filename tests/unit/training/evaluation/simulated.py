@@ -36,7 +36,7 @@ def write_simulated(folder: Path, patients: int = 24) -> tuple[Path, Path]:
             }
             path = f"images/{patient}-{place}.png"
             _picture(folder / path, box, truth, generator)
-            for reader, noise in (("anna", 0.0), ("ben", 0.25)):
+            for reader, noise in (("anna", 0.0), ("ben", 0.45)):
                 grade = int(np.clip(round(truth + generator.normal(0, noise)), 0, 3))
                 region = "other" if other else "cord" if cord != (reader == "ben" and place == 3) else "rootlet"
                 labels.append(
@@ -64,7 +64,7 @@ def write_simulated(folder: Path, patients: int = 24) -> tuple[Path, Path]:
 
 def _prediction(box: np.ndarray, cord: bool, truth: int, noise: float, generator: np.random.Generator) -> dict:  # type: ignore[type-arg]
     row: dict = {"row_spacing_mm": 0.7, "column_spacing_mm": 0.7}  # type: ignore[type-arg]
-    p_cord = float(np.clip((0.93 if cord else 0.07) + generator.normal(0, noise / 6), 0.01, 0.99))
+    p_cord = float(np.clip((0.93 if cord else 0.07) + generator.normal(0, noise / 2), 0.01, 0.99))
     distance = (np.arange(4) - truth + generator.normal(0, noise)) ** 2
     scores = np.exp(-distance / 0.5)
     scores /= scores.sum()
