@@ -27,6 +27,7 @@ ANGLES = _table_angles()
 
 They are uniform in the *diamond angle* y / (abs(x) + abs(y)), which costs no arctan to evaluate at every pixel.
 """
+_COS, _SIN = np.cos(ANGLES), np.sin(ANGLES)
 _ARC = (np.diff(np.unwrap(np.append(ANGLES, ANGLES[0]))) + np.diff(np.unwrap(np.insert(ANGLES, 0, ANGLES[-1])))) / 2
 _SORTED = np.argsort(ANGLES)
 
@@ -36,12 +37,15 @@ Lobes = Sequence[tuple[int, float, float]]
 
 def ellipse(a: float, b: float, *, power: float = 2.0, tilt: float = 0.0, lobes: Lobes = ()) -> F32:
     """Contour table of a superellipse with half-axes ``a`` (x) and ``b`` (y), tilted, times Fourier lobes."""
-    t = ANGLES - tilt if tilt else ANGLES
-    c, s = np.abs(np.cos(t)) / a, np.abs(np.sin(t)) / b
-    radii = np.asarray((c**power + s**power) ** (-1 / power))
+    cos, sin = (_COS, _SIN) if not tilt else (np.cos(ANGLES - np.float32(tilt)), np.sin(ANGLES - np.float32(tilt)))
+    if power == 2:
+        radii = 1 / np.sqrt((cos * np.float32(1 / a)) ** 2 + (sin * np.float32(1 / b)) ** 2)
+    else:
+        c, s = np.abs(cos * np.float32(1 / a)), np.abs(sin * np.float32(1 / b))
+        radii = (c ** np.float32(power) + s ** np.float32(power)) ** np.float32(-1 / power)
     for order, amplitude, phase in lobes:
-        radii = radii * (1 + amplitude * np.cos(order * (ANGLES - phase)))
-    table: F32 = radii.astype(np.float32)
+        radii = radii * (1 + np.float32(amplitude) * np.cos(np.float32(order) * (ANGLES - np.float32(phase))))
+    table: F32 = radii.astype(np.float32, copy=False)
     return table
 
 

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.labels.errors import LabelError
-from training.labels.manifest import from_rows, write_manifest
 from training.phantom import GENERATOR_VERSION
 from training.phantom.labelling import label_rows
 from training.phantom.patient import draw_patient
@@ -84,6 +83,8 @@ def write_set(
 
     Raises PhantomError when the folder is in use or the disk too small, OSError when writing fails.
     """
+    from training.labels.manifest import from_rows, write_manifest  # pandas: half a second that --help can do without
+
     _prepare(out, len(indices), compression)
     truths: dict[int, dict[str, Any]] = {}
     with _progress(len(indices)) as advance:

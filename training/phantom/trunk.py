@@ -88,7 +88,7 @@ def _paint_bowel(canvas: Canvas, rng: np.random.Generator, place: Place, tissues
 def _paint_mesentery(canvas: Canvas, rng: np.random.Generator, place: Place, tissues: Tissues) -> None:
     """Small vessels and nodes in the fat before the spine, dark or bright."""
     front = place.body_y - place.body_half_depth
-    n = int(rng.integers(15, 60))
+    n = int(rng.integers(10, 36))
     u, signal = rng.random((n, 4)), rng.choice((0.04, 0.1, 0.2, 0.35, 0.9), n)
     for k in range(n):
         x, y, size = 160 * u[k, 0] - 80, front - 4 - 90 * u[k, 1], 0.7 + 3.5 * u[k, 2] ** 3
@@ -244,14 +244,15 @@ def paint_skin(
     """Cut the body out of the air: a nearly flat back with a midline furrow, lateral and ventral skin far away."""
     back = canal.back + 44 + 42 * build.obesity + rng.uniform(-4, 10)
     curve, furrow = rng.uniform(0, 0.0012), rng.uniform(0, 5) * np.exp(-((canvas.x / rng.uniform(8, 18)) ** 2))
-    outside = canvas.y - (back - curve * canvas.x**2 - furrow)
+    outside = (canvas.y - (back - curve * canvas.x**2 - furrow)).astype(np.float32)
     half_width, depth = (150 + 35 * build.obesity) * build.scale, (95 + 50 * build.obesity) * build.scale
-    trunk = canvas.patch(
-        Blob(0, place.body_y - 25, ellipse(half_width, depth + 30, power=2.6)),
-        window=(slice(0, canvas.shape[0]), slice(0, canvas.shape[1])),
-    ).distance
-    ventral = np.where(canvas.y < place.body_y - 25, trunk, np.abs(canvas.x) - half_width)
-    outside = np.maximum(outside, ventral).astype(np.float32)
+    np.maximum(outside, np.abs(canvas.x) - np.float32(half_width), out=outside)
+    ahead = np.flatnonzero((canvas.y < place.body_y - 25).any(axis=1))
+    if ahead.size:
+        rows = slice(0, int(ahead[-1]) + 1), slice(0, canvas.shape[1])
+        belly = Blob(0, place.body_y - 25, ellipse(half_width, depth + 30, power=2.6))
+        trunk = canvas.patch(belly, window=rows).distance
+        np.copyto(outside[rows], trunk, where=canvas.y[rows] < place.body_y - 25)
     inside = coverage(outside, canvas.spacing_mm)
     skin = coverage(np.abs(outside + 1.2) - 1.2, canvas.spacing_mm)
     canvas.water += skin * (0.16 - canvas.water)

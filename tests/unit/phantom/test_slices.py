@@ -187,7 +187,7 @@ def test_a_wanted_subgrade_is_drawn(subgrade: Subgrade) -> None:
 
 def test_a_classifier_of_dural_areas_stays_under_60_percent() -> None:
     """On patients held out, every grade counting the same."""
-    assert 0.35 < area_accuracy(TRAINING_SEEDS[:150], TEST_SEEDS[:150]) < 0.60
+    assert 0.35 < area_accuracy(TRAINING_SEEDS[:120], TEST_SEEDS[:120]) < 0.60
 
 
 def test_a_contour_table_knows_its_area() -> None:

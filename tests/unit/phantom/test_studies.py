@@ -141,15 +141,15 @@ def test_instance_numbers_are_not_reading_order() -> None:
 
 def test_the_verb_writes_studies_and_a_manifest(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    result = CliRunner().invoke(app, ["phantom", "--out", str(out), "--seed", "12", "--first", "26"])
+    result = CliRunner().invoke(app, ["phantom", "--out", str(out), "--seed", "12", "--first", "21"])
 
     assert result.exit_code == 0, result.output
-    truth = json.loads((out / "patient-00026" / "truth.json").read_text())
+    truth = json.loads((out / "patient-00021" / "truth.json").read_text())
     rows = read_manifest(out / "manifest.csv")
     assert set(rows["sop_uid"]) == {s["sop_instance_uid"] for s in truth["axial_t2"]["slices"]}
     assert len(rows) == 3 * len(truth["axial_t2"]["slices"])
     assert all((out / path).is_file() for path in rows["path"])
-    assert set(rows["patient_key"]) == {"phantom-2-12-26"}
+    assert set(rows["patient_key"]) == {"phantom-2-12-21"}
     refused = rows[(rows["reader"] != TRUTH) & (rows["region"] == "other")]
     assert refused["x0"].isna().all()
 
