@@ -7,6 +7,7 @@ same result. Findings are stored before a document is composed from them, docume
 from __future__ import annotations
 
 import faulthandler
+import gc
 import hashlib
 import logging
 import threading
@@ -37,10 +38,13 @@ log = logging.getLogger("stenosis_node.work.grade")
 
 
 def load_pipeline(settings: Grading) -> Grader:
-    """Load the configured bundle. Imports torch. Raises BundleError or ConfigError."""
+    """Load the configured bundle. Imports torch. Raises BundleError or ConfigError.
+
+    Everything there is by then stays until the process ends, and collections of garbage no longer look through it.
+    """
     from stenosis_node.grading.pipeline import Pipeline
 
-    return Pipeline.load(
+    pipeline = Pipeline.load(
         settings.bundle,
         device=settings.device,
         precision=settings.precision,
@@ -48,6 +52,9 @@ def load_pipeline(settings: Grading) -> Grader:
         batch_size=settings.batch_size,
         expected_digest=settings.bundle_digest,
     )
+    gc.collect()
+    gc.freeze()
+    return pipeline
 
 
 def revision_key(content_key: str, revision: int, predecessors: Sequence[report.Predecessor]) -> str:
