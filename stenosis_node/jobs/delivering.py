@@ -22,7 +22,9 @@ from stenosis_node.jobs.leases import (
     is_paused,
     new_token,
     renew_row,
+    revoke_deliveries,
     set_delivery,
+    set_job,
     settle,
 )
 from stenosis_node.jobs.records import EventKind
@@ -94,6 +96,33 @@ class Delivering(Database):
             set_delivery(connection, row.id, attempts=row.attempts - 1, **NO_LEASE)
             sentence = f"delivery to {lease.peer} given back by {lease.worker}"
             add_event(connection, lease.job_id, self._now(connection, now), EventKind.RELEASED, sentence)
+
+    def make_again(self, lease: DeliveryLease, *, now: datetime | None = None) -> bool:
+        """The documents are gone from the spool: have them made again, byte for byte, if the images are still there.
+
+        The job goes back to RECEIVED and the delivery waits; grading takes the stored findings, or the images, and
+        finds that the result is the same. The attempt counts, so that this cannot go on for ever. Returns False, and
+        changes nothing, when the images were deleted too. LeaseLost when the lease is gone.
+        """
+        with self._writing() as connection:
+            now = self._now(connection, now)
+            job_row, row = held_delivery(connection, lease)
+            if job_row.purged_at is not None:
+                return False
+            revoke_deliveries(connection, job_row.id)
+            set_job(
+                connection,
+                job_row.id,
+                state=JobState.RECEIVED,
+                state_since=now,
+                failed_in=None,
+                attempts=0,
+                retry_at=None,
+            )
+            set_delivery(connection, row.id, retry_at=now)
+            sentence = f"the documents of revision {lease.revision} are gone from the spool; they are made again"
+            add_event(connection, job_row.id, now, EventKind.DELIVERY_POSTPONED, sentence)
+            return True
 
     def record_document(
         self,

@@ -84,7 +84,7 @@ class Desk:
         documents: tuple[Document, ...] | None = self.spool.documents(key)
         if documents is None:
             raise PermanentError(
-                f"documents/{key} is gone from the spool: put it back from a backup of the spool, then retry"
+                f"documents/{key} is gone from the spool, and the images too: put it back from a backup, then retry"
             )
         return documents
 
@@ -143,6 +143,8 @@ class Delivery:
     def do(self, keeper: LeaseKeeper) -> None:
         """Send what the peer has not confirmed yet; remember in which SOP class it takes reports."""
         desk, lease = self._desk, self._lease
+        if desk.spool.documents(lease.result_key) is None and desk.store.make_again(lease):
+            raise LeaseLost(f"the documents of job {lease.job_id} are gone from the spool; they are made again first")
         documents = documents_for(desk.documents(lease.result_key), desk.peer)
         reports = {
             one.sop_instance_uid: one.sop_class_uid

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -118,16 +119,36 @@ def test_nobody_listening_is_tried_later_and_given_up_in_the_end(bench: Bench, t
     assert not worker(bench).step(GO_ON)
 
 
-def test_documents_that_are_gone_need_a_human(bench: Bench, tmp_path: Path) -> None:
+def test_documents_that_are_gone_are_made_again_byte_for_byte_and_sent(bench: Bench, tmp_path: Path) -> None:
+    with_peer(bench, free_port())
+    study = graded(bench, tmp_path)
+    (result,) = bench.job(study.uid).results
+    made = bench.spool.documents(result.result_key)
+    bench.spool.delete_result(result.result_key)
+
+    worker(bench).step(GO_ON)
+
+    assert bench.job(study.uid).job.state is JobState.RECEIVED
+    GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="grader").step(GO_ON)
+    job = bench.job(study.uid)
+    assert (job.job.state, [r.revision for r in job.results]) == (JobState.GRADED, [1])
+    assert bench.spool.documents(result.result_key) == made
+    (delivery,) = job.deliveries
+    assert (delivery.state, delivery.attempts) == (DeliveryState.PENDING, 1)
+
+
+def test_documents_and_images_that_are_gone_need_a_human(bench: Bench, tmp_path: Path) -> None:
     with_peer(bench, free_port())
     study = graded(bench, tmp_path)
     bench.spool.delete_result(bench.job(study.uid).results[0].result_key)
+    with sqlite3.connect(bench.config.spool / "jobs.db") as connection:
+        connection.execute("UPDATE job SET purged_at = '2026-01-01 00:00:00.000000'")
 
     worker(bench).step(GO_ON)
 
     job = bench.job(study.uid)
     assert job.job.state is JobState.FAILED
-    assert "gone" in (job.job.message or "")
+    assert "the images too: put it back from a backup" in (job.job.message or "")
 
 
 # ------------------------------------------------------------------- an archive of our own
