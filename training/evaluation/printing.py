@@ -82,7 +82,8 @@ def _accounted(found: ColumnAgreement) -> list[str]:
         first, second = found.unmatched
         lines.append(f"no partner in the other file: {first} of the first file, {second} of the second")
     if not found.agreement.intervals:
-        return [*lines, "no intervals"]
+        few = found.cluster is not None and found.agreement.clusters < 2
+        return [*lines, f"no intervals: one {found.cluster} cannot be resampled" if few else "no intervals"]
     if found.cluster is None:
         return [
             *lines,

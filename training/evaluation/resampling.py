@@ -20,20 +20,22 @@ Interval = tuple[float, float]
 class Resamples:
     """How often each cluster is drawn in each resample; the same draws serve every figure that is compared."""
 
-    weights: Floats
+    weights: npt.NDArray[np.float32]
     """``[resamples, clusters]``; rows sum to the number of clusters."""
 
     @classmethod
     def draw(cls, clusters: int, count: int, seed: int) -> Resamples:
         """``count`` resamples of ``clusters`` clusters."""
         generator = np.random.default_rng(seed)
-        weights = generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=count)
-        return cls(weights.astype(float))
+        weights = np.empty((count, clusters), dtype=np.float32)  # counts: exact far beyond any number of patients
+        for row in weights:
+            row[:] = np.bincount(generator.integers(0, clusters, clusters), minlength=clusters)
+        return cls(weights)
 
     def sums(self, per_cluster: Floats) -> Floats:
         """Counts ``[clusters, ...]`` summed over each resample, ``[resamples, ...]``."""
-        flat = self.weights @ per_cluster.reshape(len(per_cluster), -1)
-        return flat.reshape(len(self.weights), *per_cluster.shape[1:])
+        flat = self.weights @ per_cluster.reshape(len(per_cluster), -1).astype(np.float32)
+        return flat.reshape(len(self.weights), *per_cluster.shape[1:]).astype(float)
 
 
 def percentile_interval(values: Floats) -> Interval:

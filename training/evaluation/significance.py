@@ -7,6 +7,7 @@ figures to rely on, and a large P value is no evidence of agreement.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +45,7 @@ def p_stuart_maxwell(matrix: Floats) -> float | None:
 
 
 def _quietly(test: Callable[[], float]) -> float | None:
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy on raters who hardly ever differ
         value = float(test())
     return None if math.isnan(value) else value
