@@ -49,13 +49,17 @@ def status(config: ConfigPath = None, as_json: AsJson = False) -> None:
 
 def _look(config: Config) -> Seen:
     from stenosis_node.grading.manifest import read_manifest
-    from stenosis_node.node.health import Problem, free_bytes, problems
+    from stenosis_node.node.health import Problem, free_bytes, is_listening, problems
     from stenosis_node.spool import holder
 
     process, free = holder(config.spool), free_bytes(config)
     found: list[Problem] = []
     if process is None:
         found.append(Problem("node", "it does not run: nothing is received", "start 'stenosis-node serve'"))
+    elif not is_listening(config):
+        where = f"{config.receive.host} port {config.receive.port}"
+        fix = "it takes some seconds to start; after that look into the log for the receiving process"
+        found.append(Problem("receiving", f"nothing listens on {where}: senders are refused", fix))
     bundle = None
     try:
         bundle = read_manifest(config.grading.bundle, expected_digest=config.grading.bundle_digest).identity()

@@ -6,6 +6,7 @@ Silence must never read as healthy: whatever waits for a human stays a problem u
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -93,6 +94,16 @@ def _untouched(name: str) -> PeerSummary:
         last_error_at=None,
         report_class=None,
     )
+
+
+def is_listening(config: Config) -> bool:
+    """Whether somebody takes connections where this node receives."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(config.receive.host, config.receive.host)
+    try:
+        socket.create_connection((host, config.receive.port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_bytes(config: Config) -> int | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from stenosis_node.config import load
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.jobs import JobStore, PeerSpec
 from stenosis_node.spool import Spool
@@ -28,9 +31,16 @@ def config(config: Path, weights: Path) -> Path:
 
 
 @pytest.fixture
-def running(config: Path, tmp_path: Path) -> object:
-    """The spool is held, as by ``serve``."""
+def held(config: Path, tmp_path: Path) -> Iterator[int]:
+    """The spool is held, as by ``serve``; the port it will listen on."""
     with Spool(tmp_path / "spool").hold():
+        yield load(config).receive.port
+
+
+@pytest.fixture
+def running(held: int) -> Iterator[None]:
+    """And the port is listened on."""
+    with socket.create_server(("127.0.0.1", held)):
         yield
 
 
@@ -61,6 +71,13 @@ def test_a_node_that_runs_and_does_its_work_is_healthy(
     assert "in 24 hours 1 made" in done.out
     assert done.out.rstrip().endswith("Healthy")
     assert max(len(line) for line in done.out.splitlines()) <= 100
+
+
+def test_a_node_that_cannot_be_reached_by_senders_is_not_healthy(
+    run: Run, config: Path, store: JobStore, held: int
+) -> None:
+    done = run("status", "-c", config, "--json")
+    assert (done.code, about(done)) == (1, ["receiving"])
 
 
 def test_a_node_that_does_not_run_is_not_healthy(run: Run, config: Path) -> None:
