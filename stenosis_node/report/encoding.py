@@ -1,9 +1,11 @@
-"""An SR made ready for pydicom's writer: the same bytes in a fifth of the time."""
+"""Content trees encoded from the leaves up: the same bytes as pydicom's writer gives, in a fraction of the time."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement, RawDataElement
@@ -22,11 +24,44 @@ def prepare(ds: Dataset) -> None:
     """Change how a data set made from scratch is held, not what it says.
 
     pydicom looks in each item, once for every level above it, for elements whose VR depends on others, unless the item
-    counts as read from a file of the same encoding. An SR holds no such element. And a tree says the same few codes
-    thousands of times: each is encoded once.
+    counts as read from a file of the same encoding. An SR or a Key Object Selection holds no such element. And a tree
+    says the same few codes thousands of times: each is encoded once.
     """
     ds.set_original_encoding(*EXPLICIT, convert_encodings(ds.SpecificCharacterSet))
     _prepare_items(ds)
+
+
+def item(ds: Dataset) -> bytes:
+    """A data set as an item of a sequence."""
+    return as_item(elements(ds))
+
+
+def elements(ds: Dataset) -> bytes:
+    """A data set, encoded. It is prepared for that, and of no other use afterwards."""
+    ds.set_original_encoding(*EXPLICIT, "iso8859")
+    _prepare_items(ds)
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = EXPLICIT
+    write_dataset(buffer, ds, "utf-8")
+    return buffer.getvalue()
+
+
+def element(keyword: str, vr: Literal["SQ", "FD", "DS"], value: bytes) -> bytes:
+    """One element with an encoded value."""
+    tag, padded = Tag(keyword), value + b" " * (len(value) % 2)  # only a DS can be odd
+    head = struct.pack("<HH2s", tag.group, tag.element, vr.encode())
+    return head + struct.pack("<2xL" if vr == "SQ" else "<H", len(padded)) + padded
+
+
+def as_item(content: bytes) -> bytes:
+    """Encoded elements, in the order of their tags, as an item."""
+    return struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content
+
+
+def sequence(keyword: str, items: Iterable[bytes]) -> RawDataElement:
+    """A sequence of encoded items."""
+    content = b"".join(items)
+    return RawDataElement(Tag(keyword), "SQ", len(content), content, 0, *EXPLICIT)
 
 
 def _prepare_items(ds: Dataset) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any, cast
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from stenosis_node.domain import Document
 from stenosis_node.report.codes import Code
@@ -75,9 +77,10 @@ def breaks_off(ds: Dataset) -> bool:
 
 def encoded(ds: Dataset, keyword: str) -> bytes:
     """The bytes of an element nobody has looked into yet; empty when it is absent or has no defined length."""
-    if keyword not in ds:
+    tag = _tag(keyword)
+    if tag not in ds.keys():  # noqa: SIM118
         return b""
-    value: Any = cast(Any, ds.get_item(keyword)).value
+    value: Any = cast(Any, ds.get_item(tag)).value
     return value if isinstance(value, bytes) else b""
 
 
@@ -91,36 +94,46 @@ def _item(ds: Dataset, seen: dict[bytes, Coded | None]) -> Item:
     name = _code(ds, "ConceptNameCodeSequence", seen)
     measured = _first(ds, "MeasuredValueSequence")
     unit = _code(measured, "MeasurementUnitsCodeSequence", seen)
+    number = _value(measured, "NumericValue")
     template = _first(ds, "ContentTemplateSequence")
     return Item(
-        relationship=str(ds.get("RelationshipType") or ""),
-        kind=str(ds.get("ValueType") or ""),
+        relationship=str(_value(ds, "RelationshipType") or ""),
+        kind=str(_value(ds, "ValueType") or ""),
         name=(name[0], name[1]) if name else ("", ""),
         meaning=name[2] if name else "",
         code=_code(ds, "ConceptCodeSequence", seen),
-        text=str(ds.get("TextValue") or ds.get("UID") or ""),
-        number=None if measured.get("NumericValue") in (None, "") else float(measured.NumericValue),
+        text=str(_value(ds, "TextValue") or _value(ds, "UID") or ""),
+        number=None if number in (None, "") else float(number),
         unit=unit[0] if unit else "",
-        graphic=str(ds.get("GraphicType") or ""),
-        points=tuple(float(v) for v in ds.get("GraphicData") or ()),
-        refs=tuple(reference(r) for r in ds.get("ReferencedSOPSequence") or ()),
-        template=str(template.get("TemplateIdentifier") or ""),
-        children=tuple(_item(child, seen) for child in ds.get("ContentSequence") or ()),
+        graphic=str(_value(ds, "GraphicType") or ""),
+        points=tuple(float(v) for v in _value(ds, "GraphicData") or ()),
+        refs=tuple(reference(r) for r in _value(ds, "ReferencedSOPSequence") or ()),
+        template=str(_value(template, "TemplateIdentifier") or ""),
+        children=tuple(_item(child, seen) for child in _value(ds, "ContentSequence") or ()),
     )
+
+
+def _value(ds: Dataset, keyword: str) -> Any:
+    """As ``ds.get(keyword)``: most items have few of the attributes that are asked for, and a look costs less."""
+    tag = _tag(keyword)
+    return ds[tag].value if tag in ds.keys() else None  # noqa: SIM118  without converting the tag once more
+
+
+_tag = cache(Tag)
 
 
 def reference(item: Dataset) -> Ref:
     """An item of a Referenced SOP, Source Image or Referenced Instance Sequence."""
-    frame: Any = item.get("ReferencedFrameNumber")
+    frame = _value(item, "ReferencedFrameNumber")
     return (
-        str(item.get("ReferencedSOPClassUID") or ""),
-        str(item.get("ReferencedSOPInstanceUID") or ""),
+        str(_value(item, "ReferencedSOPClassUID") or ""),
+        str(_value(item, "ReferencedSOPInstanceUID") or ""),
         int(frame) if frame not in (None, "") else None,
     )
 
 
 def _first(ds: Dataset, keyword: str) -> Dataset:
-    items: list[Dataset] = list(ds.get(keyword) or [])
+    items: list[Dataset] = list(_value(ds, keyword) or ())
     return items[0] if items else _NOTHING
 
 
@@ -138,7 +151,7 @@ def _read_code(ds: Dataset, keyword: str) -> Coded | None:
     if not len(item):
         return None
     return (
-        str(item.get("CodeValue") or ""),
-        str(item.get("CodingSchemeDesignator") or ""),
-        str(item.get("CodeMeaning") or ""),
+        str(_value(item, "CodeValue") or ""),
+        str(_value(item, "CodingSchemeDesignator") or ""),
+        str(_value(item, "CodeMeaning") or ""),
     )

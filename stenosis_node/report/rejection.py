@@ -20,11 +20,11 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from stenosis_node.config import Report
 from stenosis_node.domain import Document, DocumentKind, SliceRef
-from stenosis_node.report import codes, tree, wording
+from stenosis_node.report import codes, encoding, tree, wording
 from stenosis_node.report.identity import derived_uid
 from stenosis_node.report.objects import TRANSFER_SYNTAX, to_bytes
 from stenosis_node.report.source import OPTIONAL, PATIENT, STUDY, text_of
-from stenosis_node.report.tree import CONTAINS, CONTEXT, MODIFIER
+from stenosis_node.report.tree import CONTAINS, CONTEXT, MODIFIER, Encoded
 
 EQUIPMENT: Final = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName", "SoftwareVersions")
 IMAGES: Final = (DocumentKind.SC, DocumentKind.SC_OVERVIEW)
@@ -55,8 +55,8 @@ def rejection_note(rejected: Sequence[Document], *, why: str, created: datetime,
     ds = _header(source, created, settings)
     ds.SeriesInstanceUID = series_uid
     ds.CurrentRequestedProcedureEvidenceSequence = Items([_evidence(source.StudyInstanceUID, rejected)])
-    ds.update(tree.container("", codes.REJECTED_FOR_SAFETY, (), template="2010"))
-    ds.ContentSequence = Items(_content(source, rejected, _printable(why)))
+    ds.update(tree.root(codes.REJECTED_FOR_SAFETY, _content(source, rejected, _printable(why)), "2010"))
+    encoding.prepare(ds)
     sop_class = str(KeyObjectSelectionDocumentStorage)
     return Document(
         kind=DocumentKind.KOS,
@@ -124,7 +124,7 @@ def _evidence(study_uid: str, rejected: Sequence[Document]) -> Dataset:
     return study
 
 
-def _content(source: Dataset, rejected: Sequence[Document], why: str) -> list[Dataset]:
+def _content(source: Dataset, rejected: Sequence[Document], why: str) -> list[Encoded]:
     """TID 2010 below its root, in the order of its rows."""
     return [
         tree.code(MODIFIER, codes.LANGUAGE, codes.ENGLISH),
@@ -135,7 +135,7 @@ def _content(source: Dataset, rejected: Sequence[Document], why: str) -> list[Da
     ]
 
 
-def _observer(source: Dataset) -> list[Dataset]:
+def _observer(source: Dataset) -> list[Encoded]:
     """TID 1004, in agreement with the equipment."""
     uids = [item.DeviceUID for item in _ours(source) if "DeviceUID" in item]
     texts = (
@@ -148,13 +148,13 @@ def _observer(source: Dataset) -> list[Dataset]:
     return [*(tree.uidref(CONTEXT, codes.DEVICE_UID, uid) for uid in uids[:1]), *named]
 
 
-def _selected(document: Document) -> Dataset:
+def _selected(document: Document) -> Encoded:
     """A reference without a concept name: TID 2010 has no purpose of reference."""
     item = Dataset()
     item.RelationshipType = CONTAINS
     item.ValueType = "IMAGE" if document.kind in IMAGES else "COMPOSITE"
     item.ReferencedSOPSequence = Items([tree.reference(_ref(document))])
-    return item
+    return encoding.item(item)
 
 
 def _ref(document: Document) -> SliceRef:

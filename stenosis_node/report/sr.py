@@ -37,7 +37,7 @@ from stenosis_node.report.locator import Located
 from stenosis_node.report.objects import TRANSFER_SYNTAX, is_preliminary, new_object, to_bytes
 from stenosis_node.report.outline import Entry, Outline, Slab, reason_words
 from stenosis_node.report.source import SourceImage, StudyHeader
-from stenosis_node.report.tree import ACQUISITION, CONTAINS, CONTEXT, INFERRED, MODIFIER, PROPERTY
+from stenosis_node.report.tree import ACQUISITION, CONTAINS, CONTEXT, INFERRED, MODIFIER, PROPERTY, Encoded
 
 CLASSES = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage), str(EnhancedSRStorage))
 """Best first; every one after the first is an alternative."""
@@ -167,12 +167,12 @@ def _content(
         _library(series, images, located),
     ]
     if groups:  # TID 1500 asks for measurements or evaluations; an empty container would be neither
-        children.append(tree.container(CONTAINS, codes.MEASUREMENTS, groups))
+        children.append(tree.container(codes.MEASUREMENTS, groups))
     children.append(_evaluations(outline, findings, located))
-    return tree.container("", codes.REPORT, children, template="1500")
+    return tree.root(codes.REPORT, children, "1500")
 
 
-def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage], located: Located | str) -> Dataset:
+def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage], located: Located | str) -> Encoded:
     """TID 1600: one group per source series; descriptors all its images share stand once, at the group.
 
     The sagittal image of the overview is a group of its own: no result stands on it.
@@ -194,8 +194,8 @@ def _library(series: Sequence[AxialSeries], images: dict[SliceRef, SourceImage],
             tree.image(CONTAINS, codes.SOURCE, ref, [_descriptor(d) for d in own if d not in shared])
             for ref, own in described
         ]
-        groups.append(tree.container(CONTAINS, codes.IMAGE_LIBRARY_GROUP, common + entries))
-    return tree.container(CONTAINS, codes.IMAGE_LIBRARY, groups)
+        groups.append(tree.container(codes.IMAGE_LIBRARY_GROUP, common + entries))
+    return tree.container(codes.IMAGE_LIBRARY, groups)
 
 
 Descriptor = tuple[Code, Code | str | float, Code | None]
@@ -228,7 +228,7 @@ def _descriptors(geometry: SliceGeometry | None, image: SourceImage) -> list[Des
     return found
 
 
-def _descriptor(descriptor: Descriptor) -> Dataset:
+def _descriptor(descriptor: Descriptor) -> Encoded:
     name, value, unit = descriptor
     if isinstance(value, Code):
         return tree.code(ACQUISITION, name, value)
@@ -237,7 +237,7 @@ def _descriptor(descriptor: Descriptor) -> Dataset:
     return tree.num(ACQUISITION, name, value, unit or codes.PIXELS)
 
 
-def _slice_group(entry: Entry, algorithm: tuple[Dataset, ...]) -> Dataset:
+def _slice_group(entry: Entry, algorithm: tuple[Encoded, ...]) -> Encoded:
     """TID 1410: one slice with a canal box. The score of the predicted grade comes first: viewers show few lines."""
     finding = entry.finding
     evaluations = [tree.code(CONTAINS, codes.OUTCOME, codes.OUTCOME_VALUE[finding.outcome])]
@@ -268,7 +268,7 @@ def _slice_group(entry: Entry, algorithm: tuple[Dataset, ...]) -> Dataset:
     return _group(entry, entry.label, "slice", algorithm, scores, box, evaluations)
 
 
-def _slab_group(slab: Slab, algorithm: tuple[Dataset, ...]) -> Dataset:
+def _slab_group(slab: Slab, algorithm: tuple[Encoded, ...]) -> Encoded:
     """TID 1410 on the worst slice's box: a group without a region makes OHIF 3.12 fail."""
     worst = slab.worst
     if worst is None or not isinstance(worst.finding, GradedSlice):
@@ -288,12 +288,12 @@ def _group(
     entry: Entry,
     label: str,
     what: str,
-    algorithm: tuple[Dataset, ...],
+    algorithm: tuple[Encoded, ...],
     scores: Sequence[tuple[Code, float]],
     box: PixelBox | None,
-    evaluations: Sequence[Dataset],
+    evaluations: Sequence[Encoded],
     on: Entry | None = None,
-) -> Dataset:
+) -> Encoded:
     if box is None:
         raise ValueError("a measurement group needs a region")
     source = tree.image("SELECTED FROM", codes.SOURCE, (on or entry).image.ref)
@@ -307,10 +307,10 @@ def _group(
         *(tree.num(CONTAINS, name, round(100 * score, 2), codes.PERCENT) for name, score in scores),
         *evaluations,
     ]
-    return tree.container(CONTAINS, codes.GROUP, children, template="1410")
+    return tree.container(codes.GROUP, children, template="1410")
 
 
-def _evaluations(outline: Outline, findings: StudyFindings, located: Located | str) -> Dataset:
+def _evaluations(outline: Outline, findings: StudyFindings, located: Located | str) -> Encoded:
     """TID 1500 rows 12 to 14: the overall result, how it came about, each slab, each image without a region and why."""
     grade = outline.worst.finding.grade if outline.worst and isinstance(outline.worst.finding, GradedSlice) else None
     overall = codes.SCHIZAS_VALUE[grade] if grade is not None else codes.NOT_GRADED
@@ -335,10 +335,10 @@ def _evaluations(outline: Outline, findings: StudyFindings, located: Located | s
     shown = located.source.name if isinstance(located, Located) else None
     words = wording.slab_positions(shown, located if isinstance(located, str) else "")
     children.append(tree.text(CONTAINS, codes.SLAB_POSITIONS, words))
-    return tree.container(CONTAINS, codes.QUALITATIVE, children)
+    return tree.container(codes.QUALITATIVE, children)
 
 
-def _outcome(value: Code, words: str, entries: Sequence[Entry]) -> Dataset:
+def _outcome(value: Code, words: str, entries: Sequence[Entry]) -> Encoded:
     """The outcome of images without a region."""
     sources = [tree.image(INFERRED, codes.SOURCE, entry.image.ref) for entry in entries]
     return tree.code(CONTAINS, codes.OUTCOME, value, [tree.text(PROPERTY, codes.COMMENT, words), *sources])

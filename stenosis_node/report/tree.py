@@ -1,4 +1,4 @@
-"""Constructors of SR content items (PS3.3 C.17.3): highdicom's items under the words of this package.
+"""Constructors of SR content items (PS3.3 C.17.3): highdicom's items under the words of this package, encoded at once.
 
 The tree itself is ours (docs/decisions/0004): highdicom's ``MeasurementReport`` puts no frames into its image library,
 refuses a report without measurements, and has no place for the summary and the overall result.
@@ -6,16 +6,21 @@ refuses a report without measurements, and has no place for the summary and the 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from highdicom import sr
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
+from pydicom.valuerep import DS
 
 from stenosis_node.domain import PixelBox, SliceRef
+from stenosis_node.report import encoding
 from stenosis_node.report.codes import Code
+
+Encoded = bytes
+"""A content item with all below it, as it stands in the Content Sequence above it."""
 
 CONTAINS = "CONTAINS"
 CONTEXT = "HAS OBS CONTEXT"
@@ -36,33 +41,47 @@ def coded(code: Code) -> Dataset:
     return sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def _with(item: Dataset, children: Sequence[Dataset]) -> Dataset:
+def _with(item: Dataset, children: Sequence[Encoded]) -> Dataset:
     if children:
-        item.ContentSequence = Items(children)
+        nested = encoding.sequence("ContentSequence", children)
+        item[nested.tag] = nested
     return item
 
 
-def container(relationship: str, name: Code, children: Sequence[Dataset], *, template: str | None = None) -> Dataset:
-    """A heading with its content. ``template`` is the DCMR template identifier; an empty relationship is the root."""
-    item = sr.ContainerContentItem(
-        _concept(name), is_content_continuous=False, template_id=template, relationship_type=relationship or None
+def root(name: Code, children: Sequence[Encoded], template: str) -> Dataset:
+    """The outermost heading: elements of the document itself. ``template`` is the DCMR template identifier."""
+    return _with(_container(name, template, None), children)
+
+
+def container(name: Code, children: Sequence[Encoded], *, template: str | None = None) -> Encoded:
+    """A heading with its content."""
+    return encoding.item(_with(_container(name, template, CONTAINS), children))
+
+
+def _container(name: Code, template: str | None, relationship: str | None) -> Dataset:
+    return sr.ContainerContentItem(
+        _concept(name), is_content_continuous=False, template_id=template, relationship_type=relationship
     )
-    return _with(item, children)
 
 
-def code(relationship: str, name: Code, value: Code, children: Sequence[Dataset] = ()) -> Dataset:
+def code(relationship: str, name: Code, value: Code, children: Sequence[Encoded] = ()) -> Encoded:
     """A coded value."""
-    return _with(sr.CodeContentItem(_concept(name), _concept(value), relationship), children)
+    return _code(relationship, name, value, tuple(children))
 
 
-def text(relationship: str, name: Code, value: str, children: Sequence[Dataset] = ()) -> Dataset:
+@lru_cache(maxsize=256)
+def _code(relationship: str, name: Code, value: Code, children: tuple[Encoded, ...]) -> Encoded:
+    return encoding.item(_with(sr.CodeContentItem(_concept(name), _concept(value), relationship), children))
+
+
+def text(relationship: str, name: Code, value: str) -> Encoded:
     """A text."""
-    return _with(sr.TextContentItem(_concept(name), value, relationship), children)
+    return encoding.item(sr.TextContentItem(_concept(name), value, relationship))
 
 
-def uidref(relationship: str, name: Code, value: str) -> Dataset:
+def uidref(relationship: str, name: Code, value: str) -> Encoded:
     """A UID."""
-    return sr.UIDRefContentItem(_concept(name), value, relationship)
+    return encoding.item(sr.UIDRefContentItem(_concept(name), value, relationship))
 
 
 def decimal(value: float) -> str:
@@ -70,9 +89,25 @@ def decimal(value: float) -> str:
     return f"{value:.8g}"
 
 
-def num(relationship: str, name: Code, value: float, unit: Code) -> Dataset:
+def num(relationship: str, name: Code, value: float, unit: Code) -> Encoded:
     """A number with its unit."""
-    return sr.NumContentItem(_concept(name), float(decimal(value)), _concept(unit), relationship_type=relationship)
+    before, units = _measurement(relationship, name, unit)
+    number = float(decimal(value))
+    measured = (
+        units
+        + encoding.element("FloatingPointValue", "FD", struct.pack("<d", number))
+        + encoding.element("NumericValue", "DS", str(DS(number, auto_format=True)).encode())
+    )
+    return encoding.as_item(before + encoding.element("MeasuredValueSequence", "SQ", encoding.as_item(measured)))
+
+
+@cache
+def _measurement(relationship: str, name: Code, unit: Code) -> tuple[bytes, bytes]:
+    """The elements of a number that are not the number: those before its Measured Value Sequence, the units in it."""
+    item = sr.NumContentItem(_concept(name), 0.0, _concept(unit), relationship_type=relationship)
+    (measured,) = item.MeasuredValueSequence
+    del item.MeasuredValueSequence, measured.FloatingPointValue, measured.NumericValue
+    return encoding.elements(item), encoding.elements(measured)
 
 
 def reference(ref: SliceRef) -> Dataset:
@@ -84,7 +119,7 @@ def reference(ref: SliceRef) -> Dataset:
     return item
 
 
-def image(relationship: str, name: Code, ref: SliceRef, children: Sequence[Dataset] = ()) -> Dataset:
+def image(relationship: str, name: Code, ref: SliceRef, children: Sequence[Encoded] = ()) -> Encoded:
     """A reference to one slice."""
     item = sr.ImageContentItem(
         _concept(name),
@@ -93,13 +128,13 @@ def image(relationship: str, name: Code, ref: SliceRef, children: Sequence[Datas
         referenced_frame_numbers=ref.frame_number,
         relationship_type=relationship,
     )
-    return _with(item, children)
+    return encoding.item(_with(item, children))
 
 
-def region(name: Code, box: PixelBox, source: Dataset) -> Dataset:
+def region(name: Code, box: PixelBox, source: Encoded) -> Encoded:
     """A box as a closed polyline in pixel edges of the slice it was drawn on (C.18.6: column, row; corner origin)."""
     corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1), (box.x0, box.y0)]
     item = sr.ScoordContentItem(
         _concept(name), sr.GraphicTypeValues.POLYLINE, np.array(corners), relationship_type=CONTAINS
     )
-    return _with(item, [source])
+    return encoding.item(_with(item, [source]))
