@@ -23,6 +23,7 @@ Ref = tuple[str, str, int | None]
 Coded = tuple[str, str, str]
 """(value, scheme, meaning)."""
 _NOTHING = Dataset()
+_IDENTITY = frozenset(map(Tag, ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,12 @@ def encoded(ds: Dataset, keyword: str) -> bytes:
         return b""
     value: Any = cast(Any, ds.get_item(tag)).value
     return value if isinstance(value, bytes) else b""
+
+
+def encoded_elements(ds: Dataset) -> dict[int, Any]:
+    """Tag to encoded value of every element of a data set nobody has looked into yet, but those of its identity."""
+    tags = [tag for tag in ds.keys() if tag not in _IDENTITY]  # noqa: SIM118  values would be converted
+    return {tag: cast(Any, ds.get_item(tag)).value for tag in tags}
 
 
 def tree(ds: Dataset) -> Item:

@@ -61,8 +61,8 @@ class Opened:
     document: Document
     ds: Dataset
     root: Item
-    content: bytes
-    """The encoded content tree of an SR."""
+    encoded: dict[int, Any]
+    """Of an SR: tag to encoded value of every element but its identity."""
     alternative: bool
 
     @staticmethod
@@ -71,9 +71,9 @@ class Opened:
         ds = readback.read(document)
         if "SOPInstanceUID" not in ds:
             raise ValueError("the file ends before its identity")
-        content = readback.encoded(ds, "ContentSequence")
+        elements = readback.encoded_elements(ds) if document.kind is DocumentKind.SR else {}
         root = readback.tree(ds if document.kind is DocumentKind.SR and not alternative else Dataset())
-        return Opened(document, ds, root, content, alternative)
+        return Opened(document, ds, root, elements, alternative)
 
     @property
     def is_report(self) -> bool:

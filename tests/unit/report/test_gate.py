@@ -356,6 +356,13 @@ def replaced(documents: Sequence[Document], index: int, **changes: object) -> tu
     return tuple(changed)
 
 
+def another_header(documents: Sequence[Document], edit: Edit, position: int = 0) -> tuple[Document, ...]:
+    """One alternative of the report alone is changed."""
+    others = list(documents[-1].alternatives)
+    others[position] = rewritten(others[position], edit)
+    return replaced(documents, -1, alternatives=tuple(others))
+
+
 SET_FAULTS: list[tuple[str, Callable[[tuple[Document, ...]], Sequence[Document]]]] = [
     ("order", lambda d: (d[-1], *d[:-1])),
     ("order same-words", lambda d: d[:-1]),
@@ -382,6 +389,12 @@ SET_FAULTS: list[tuple[str, Callable[[tuple[Document, ...]], Sequence[Document]]
             ),
         ),
     ),
+    ("alternative", lambda d: another_header(d, lambda ds: setattr(ds, "CompletionFlag", "COMPLETE"))),
+    ("alternative", lambda d: another_header(d, lambda ds: setattr(ds, "InstanceNumber", 2))),
+    ("alternative", lambda d: another_header(d, lambda ds: setattr(ds, "ContentTime", "103001"))),
+    ("alternative", lambda d: another_header(d, lambda ds: delattr(ds, "StudyTime"))),
+    ("alternative", lambda d: another_header(d, lambda ds: delattr(ds, "ContentSequence"))),
+    ("alternative", lambda d: another_header(d, lambda ds: setattr(ds, "SeriesNumber", 1), position=1)),
 ]
 
 
