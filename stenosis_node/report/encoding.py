@@ -46,11 +46,12 @@ def elements(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def element(keyword: str, vr: Literal["SQ", "FD", "DS"], value: bytes) -> bytes:
+def element(keyword: str, vr: Literal["SQ", "FD", "DS", "UI", "UT"], value: bytes) -> bytes:
     """One element with an encoded value."""
-    tag, padded = Tag(keyword), value + b" " * (len(value) % 2)  # only a DS can be odd
+    tag = Tag(keyword)
+    padded = value + (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
     head = struct.pack("<HH2s", tag.group, tag.element, vr.encode())
-    return head + struct.pack("<2xL" if vr == "SQ" else "<H", len(padded)) + padded
+    return head + struct.pack("<2xL" if vr in ("SQ", "UT") else "<H", len(padded)) + padded
 
 
 def as_item(content: bytes) -> bytes:

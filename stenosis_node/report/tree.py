@@ -1,5 +1,8 @@
 """Constructors of SR content items (PS3.3 C.17.3): highdicom's items under the words of this package, encoded at once.
 
+Texts, UIDs, numbers and references are put between the elements that highdicom gives an item of their kind and name:
+a tree has hundreds of them, and they were most of what it cost.
+
 The tree itself is ours (docs/decisions/0004): highdicom's ``MeasurementReport`` puts no frames into its image library,
 refuses a report without measurements, and has no place for the summary and the overall result.
 """
@@ -13,6 +16,7 @@ from functools import cache, lru_cache
 import numpy as np
 from highdicom import sr
 from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 from pydicom.valuerep import DS
 
 from stenosis_node.domain import PixelBox, SliceRef
@@ -76,12 +80,22 @@ def _code(relationship: str, name: Code, value: Code, children: tuple[Encoded, .
 
 def text(relationship: str, name: Code, value: str) -> Encoded:
     """A text."""
-    return encoding.item(sr.TextContentItem(_concept(name), value, relationship))
+    before = _before_value(sr.TextContentItem, relationship, name)
+    return encoding.as_item(before + encoding.element("TextValue", "UT", value.encode()))
 
 
 def uidref(relationship: str, name: Code, value: str) -> Encoded:
     """A UID."""
-    return encoding.item(sr.UIDRefContentItem(_concept(name), value, relationship))
+    before = _before_value(sr.UIDRefContentItem, relationship, name)
+    return encoding.as_item(before + encoding.element("UID", "UI", value.encode()))
+
+
+@cache
+def _before_value(kind: type[sr.TextContentItem | sr.UIDRefContentItem], relationship: str, name: Code) -> bytes:
+    """The elements of a text or UID that stand before its value."""
+    item = kind(_concept(name), "0", relationship)
+    del item["UID" if "UID" in item else "TextValue"]
+    return encoding.elements(item)
 
 
 def decimal(value: float) -> str:
@@ -121,14 +135,22 @@ def reference(ref: SliceRef) -> Dataset:
 
 def image(relationship: str, name: Code, ref: SliceRef, children: Sequence[Encoded] = ()) -> Encoded:
     """A reference to one slice."""
-    item = sr.ImageContentItem(
-        _concept(name),
-        ref.sop_class_uid,
-        ref.sop_instance_uid,
-        referenced_frame_numbers=ref.frame_number,
-        relationship_type=relationship,
-    )
-    return encoding.item(_with(item, children))
+    nested = encoding.element("ContentSequence", "SQ", b"".join(children)) if children else b""
+    return encoding.as_item(_referred(ref) + _after_reference(relationship, name) + nested)
+
+
+@lru_cache(maxsize=1024)
+def _referred(ref: SliceRef) -> bytes:
+    """The Referenced SOP Sequence: a report names each slice several times."""
+    return encoding.element("ReferencedSOPSequence", "SQ", encoding.item(reference(ref)))
+
+
+@cache
+def _after_reference(relationship: str, name: Code) -> bytes:
+    """The elements of a reference to an image that stand between the reference and what is below it."""
+    item = sr.ImageContentItem(_concept(name), MRImageStorage, "1.2", relationship_type=relationship)
+    del item.ReferencedSOPSequence
+    return encoding.elements(item)
 
 
 def region(name: Code, box: PixelBox, source: Encoded) -> Encoded:
