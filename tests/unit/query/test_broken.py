@@ -94,9 +94,9 @@ def test_endless_matches_end(start_broken: Start, monkeypatch: pytest.MonkeyPatc
     if limit == "matches":
         monkeypatch.setattr(finding, "MAX_MATCHES", 50)
     begin = time.monotonic()
-    with pytest.raises((PeerAway, PermanentError), match=r"was not done after 2 s|more than 50 matches"):
-        find(peer, timeout_s=0.5)
-    assert time.monotonic() - begin < 15
+    with pytest.raises((PeerAway, PermanentError), match=r"was not done after 6 s|more than 50 matches"):
+        find(peer, timeout_s=1.5)
+    assert time.monotonic() - begin < 20
 
 
 def test_matches_of_other_studies_and_series_are_none(start_broken: Start) -> None:
