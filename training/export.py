@@ -127,4 +127,6 @@ def _section(name: str, value: Any) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " to ".join(_cell(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

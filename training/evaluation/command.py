@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(agreement)
     app.command()(compare)
     app.command()(evaluate)
+    app.command()(studies)
 
 
 def agreement(
@@ -138,3 +139,33 @@ def _measure(runs: list[Path], out: Path, slices: int) -> None:
 def _usage(error: Exception | str) -> typer.Exit:
     typer.echo(str(error), err=True)
     return typer.Exit(2)
+
+
+def studies(
+    bundle: Annotated[Path, typer.Argument(help="Weights bundle.")],
+    *,
+    patients: Annotated[int, typer.Option(min=2, max=10_000, help="Of the held-out phantom patients.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+    write_version: Annotated[
+        str | None, typer.Option(help="Put the figures into manifest and model card of the bundle, as this version.")
+    ] = None,
+) -> None:
+    """How the grade of an examination does on whole phantom studies: sensitivity and specificity for C or D."""
+    from stenosis_node.errors import BundleError
+    from training.evaluation.studies import measure_studies, write_into_bundle
+
+    def say(done: int, of: int) -> None:
+        if sys.stderr.isatty() or done % 20 == 0 or done == of:
+            typer.echo(f"{done} of {of} patients", err=True)
+
+    try:
+        figures = measure_studies(bundle, patients, progress=say).as_metrics()
+    except (BundleError, ValueError) as error:
+        raise _usage(error) from None
+    text = json.dumps(figures, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
+    if write_version is not None:
+        manifest = write_into_bundle(bundle, figures, version=write_version)
+        typer.echo(f"{bundle} is now {manifest.name} {manifest.version}, digest {manifest.digest()}", err=True)
