@@ -88,7 +88,7 @@ class Completeness(Database):
                 set_job(connection, row.id, **NO_LEASE)
                 return False
             set_job(connection, row.id, complete_because=because, message=None, retry_at=None, **NO_LEASE)
-            add_event(connection, row.id, now, EventKind.COMPLETE, f"complete because {because}")
+            add_event(connection, row.id, now, EventKind.COMPLETE, f"because {because}")
             return True
 
     def postpone_check(

@@ -52,7 +52,7 @@ def test_a_study_is_graded_only_once_it_is_complete(store: JobStore) -> None:
     assert store.conclude_check(lease, because="the PACS has the same 1 instance", now=at(11))
 
     assert summary(store).complete_because == "the PACS has the same 1 instance"
-    assert detail(store).events[-1].sentence == "complete because the PACS has the same 1 instance"
+    assert detail(store).events[-1].sentence == "because the PACS has the same 1 instance"
     assert claim_only(store, 11) is not None
     assert claim_check(store, 1000) is None
 

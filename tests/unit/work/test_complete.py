@@ -130,7 +130,7 @@ def test_a_study_of_nobody_who_can_be_asked_is_complete_at_once(start: Start, pa
     assert bench.checker.step(bench.stop)
     assert re.fullmatch(r"quiet for 3\d s; no queried peer sends this study", bench.job.job.complete_because or "")
     assert pacs.finds == 0
-    assert bench.said("complete") == [f"complete because {bench.job.job.complete_because}"]
+    assert bench.said("complete") == [f"because {bench.job.job.complete_because}"]
     assert not bench.checker.step(bench.stop)
 
 
