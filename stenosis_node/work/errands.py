@@ -83,10 +83,12 @@ class Desk:
         """From the spool. PermanentError when they are gone."""
         documents: tuple[Document, ...] | None = self.spool.documents(key)
         if documents is None:
-            raise PermanentError(
-                f"documents/{key} is gone from the spool, and the images too: put it back from a backup, then retry"
-            )
+            raise _gone(key)
         return documents
+
+
+def _gone(key: str) -> PermanentError:
+    return PermanentError(f"documents/{key} is gone from the spool: put it back from a backup of the spool, then retry")
 
 
 class Errand(Protocol):
@@ -143,9 +145,12 @@ class Delivery:
     def do(self, keeper: LeaseKeeper) -> None:
         """Send what the peer has not confirmed yet; remember in which SOP class it takes reports."""
         desk, lease = self._desk, self._lease
-        if desk.spool.documents(lease.result_key) is None and desk.store.make_again(lease):
-            raise LeaseLost(f"the documents of job {lease.job_id} are gone from the spool; they are made again first")
-        documents = documents_for(desk.documents(lease.result_key), desk.peer)
+        kept = desk.spool.documents(lease.result_key)
+        if kept is None:
+            if desk.store.make_again(lease):
+                raise LeaseLost(f"the documents of job {lease.job_id} are gone from the spool; they are made again")
+            raise _gone(lease.result_key)
+        documents = documents_for(kept, desk.peer)
         reports = {
             one.sop_instance_uid: one.sop_class_uid
             for document in documents

@@ -148,7 +148,7 @@ def test_documents_and_images_that_are_gone_need_a_human(bench: Bench, tmp_path:
 
     job = bench.job(study.uid)
     assert job.job.state is JobState.FAILED
-    assert "the images too: put it back from a backup" in (job.job.message or "")
+    assert "is gone from the spool: put it back from a backup" in (job.job.message or "")
 
 
 # ------------------------------------------------------------------- an archive of our own
