@@ -84,7 +84,6 @@ def deliver_to_all(config: Config, spool: Spool, store: JobStore, stop: threadin
         if not all(thread.is_alive() for thread in threads):
             raise RuntimeError("the thread of a peer ended unexpectedly")
     deadline = time.monotonic() + STOP_S
-    for (
-        thread
-    ) in threads:  # one that waits for its peer is left behind: what it sends next has not been claimed by anyone else
+    # one that waits for its peer is left behind: what it sends next has not been claimed by anyone else
+    for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stenosis_node.domain import AxialSeries, AxialSlice, Grade, GradedSlice, SliceRef, worst
+from stenosis_node.domain import Grade, GradedSlice, worst
 from stenosis_node.grading.bundle import CARD_NAME
 from stenosis_node.grading.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of
 from stenosis_node.grading.pipeline import Pipeline
+from training.evaluate import as_series
 from training.evaluation.stages import Proportion
 from training.export import model_card
 from training.phantom import GENERATOR_VERSION
@@ -23,7 +24,6 @@ from training.phantom.patient import Patient, draw_patient
 from training.phantom.seeds import TEST_SEEDS
 from training.phantom.words import SliceContent
 
-MR: Final = "1.2.840.10008.5.1.4.1.1.4"
 POSITIVE: Final = frozenset({Grade.C, Grade.D})
 
 
@@ -75,7 +75,7 @@ def measure_studies(bundle: Path, patients: int, *, progress: Callable[[int, int
     for number in range(patients):
         patient = draw_patient(TEST_SEEDS[number])
         positive = true_worst(patient) in POSITIVE
-        findings = pipeline.grade(as_series(patient)).slices
+        findings = pipeline.grade(as_series([drawn.image for drawn in patient.axial_slices()])).slices
         called = worst([one.grade for one in findings if isinstance(one, GradedSlice)]) in POSITIVE
         of[positive] += 1
         hits[positive] += called == positive
@@ -88,22 +88,6 @@ def true_worst(patient: Patient) -> Grade | None:
     """The most severe true grade of a slice that shows rootlets; None without one."""
     rootlets = (truth for truth in patient.truths() if truth.content is SliceContent.ROOTLET)
     return worst([truth.grade for truth in rootlets if truth.grade is not None])
-
-
-def as_series(patient: Patient) -> AxialSeries:
-    """The axial T2 slices of a patient as the node reads them, without the way through files."""
-    slices = tuple(
-        AxialSlice(
-            ref=SliceRef("2.25.1", MR, f"2.25.1.{number}", None),
-            path=Path(f"{number}.dcm"),
-            instance_number=number + 1,
-            geometry=drawn.geometry,
-            slab=drawn.slab,
-            pixels=drawn.image.pixels.astype("float32"),
-        )
-        for number, drawn in enumerate(patient.axial_slices())
-    )
-    return AxialSeries("2.25.2", "2.25.1", 1, None, slices)
 
 
 def write_into_bundle(bundle: Path, figures: Mapping[str, Any], *, version: str) -> Manifest:

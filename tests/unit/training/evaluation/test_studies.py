@@ -13,7 +13,7 @@ from stenosis_node.domain import Grade
 from stenosis_node.grading.manifest import read_manifest
 from training.cli import app
 from training.evaluation.stages import Proportion
-from training.evaluation.studies import StudyFigures, as_series, true_worst, write_into_bundle
+from training.evaluation.studies import StudyFigures, true_worst, write_into_bundle
 from training.export import write_untrained_bundle
 from training.phantom.patient import draw_patient
 from training.phantom.seeds import TEST_SEEDS
@@ -23,15 +23,6 @@ def test_the_truth_of_a_study_is_its_most_severe_rootlet_slice() -> None:
     patient = draw_patient(TEST_SEEDS[0])
     graded = [truth.grade for truth in patient.truths() if truth.content == "rootlet" and truth.grade]
     assert true_worst(patient) == max(graded, key="ABCD".index)
-
-
-def test_a_drawn_patient_is_a_series_as_the_node_reads_it() -> None:
-    patient = draw_patient(TEST_SEEDS[0])
-    series = as_series(patient)
-    assert len(series.slices) == len(patient.planes)
-    assert len({one.ref for one in series.slices}) == len(series.slices)
-    assert all(one.pixels is not None and one.pixels.dtype == "float32" for one in series.slices)
-    assert series.slices[0].geometry == patient.axial_slice(0).geometry
 
 
 def test_figures_need_studies_of_both_kinds() -> None:
