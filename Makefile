@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check bench sample lock clean
+.PHONY: help setup demo test check bench soak sample lock clean
 
 help:
 	@echo 'make setup   fill .venv from requirements/lock.txt (hash-checked; about 6 GB of disk)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test    every test'
 	@echo 'make check   ruff, ruff format, mypy, import-linter: what CI and pre-commit run'
 	@echo 'make bench   speed and memory, side by side with other software'
+	@echo 'make soak    the long crash and fault suite, hours; SOAK="--kills 200" for less (docs/soak.md)'
 	@echo 'make sample  draw sample_series/ again'
 	@echo 'make lock    renew the pins of requirements/'
 	@echo 'make clean   remove .venv, caches and demo_output/'
@@ -53,6 +54,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for part in benchmarks/bench_*.py; do $(BIN)/python -m "$$(echo $${part%.py} | tr / .)"; done
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 sample: $(STAMP)
 	$(BIN)/stenosis-train phantom --sample sample_series

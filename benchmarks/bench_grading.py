@@ -28,8 +28,8 @@ def measure(way: str, bundle: Path, n_slices: int) -> dict[str, float]:
     """Slices per second of one way, after warming up, and the peak memory of this process in MB."""
     import numpy as np
 
-    from training.evaluate import as_series
     from training.phantom.draw import draw_slice
+    from training.phantom.stack import as_series
 
     drawn = [draw_slice(np.random.default_rng(seed), matrix=MATRIX, fov_mm=FIELD_MM) for seed in range(n_slices)]
     series = as_series(drawn)
@@ -46,7 +46,7 @@ def _pipeline(bundle: Path) -> Callable[..., None]:
     from dataclasses import replace
 
     from stenosis_node.grading.pipeline import Pipeline
-    from training.evaluate import as_series
+    from training.phantom.stack import as_series
 
     pipeline = Pipeline.load(bundle)
     frame = as_series([])

@@ -55,7 +55,7 @@ def fill(store: JobStore, jobs: int, per_job: int) -> None:
     """Delivered jobs with one result to one peer; one in a thousand waits for a dead peer."""
     for first in range(1, jobs + 1, PORTION):
         ids = range(first, min(first + PORTION, jobs + 1))
-        with store._writing() as connection:
+        with store._writing("filled") as connection:
             connection.execute(insert(job), [_job(i, per_job) for i in ids])
             connection.execute(insert(instance), [_instance(i, n) for i in ids for n in range(per_job)])
             connection.execute(insert(result), [_result(i) for i in ids])

@@ -11,14 +11,15 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FieldSerializationInfo,
@@ -41,13 +42,73 @@ def _ae_title(value: str) -> str:
     return text
 
 
+def _network(value: object) -> object:
+    """An address is the network of itself. ValueError with what to write instead."""
+    if not isinstance(value, str):
+        return value
+    try:
+        lax = ip_network(value.strip(), strict=False)
+    except ValueError:
+        raise ValueError(f"{value!r} is no address or network: write 10.0.0.5, 10.0.0.0/24 or fd00::/8") from None
+    try:
+        ip_network(value.strip())
+    except ValueError:
+        raise ValueError(f"{value!r} has bits beyond its prefix: write {lax}, or the address alone") from None
+    mapped = lax.network_address.ipv4_mapped if isinstance(lax, IPv6Network) and lax.prefixlen >= 96 else None
+    return lax if mapped is None else ip_network((mapped, lax.prefixlen - 96))
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_S = TypeVar("_S", bound=_Section)
+
+
+class Tls(_Section):
+    """TLS for callers. With a certificate the port speaks TLS and nothing else. Changed files count for new callers."""
+
+    certificate: Path | None = None
+    """Our certificate in PEM, then those that lead to its authority."""
+    key: Path | None = None
+    """Its private key in PEM, not encrypted, readable by the node's user only."""
+    client_ca: Path | None = None
+    """Authorities that callers' certificates must descend from (PEM); revocation lists in it are applied."""
+    require_client_certificate: bool = True
+    """Refuse callers without a certificate of ``client_ca``."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Tls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both, or neither for no TLS")
+        if self.certificate is None and self.client_ca is not None:
+            raise ValueError("client_ca has no effect without certificate and key")
+        if self.certificate is not None and self.require_client_certificate and self.client_ca is None:
+            raise ValueError(
+                "client_ca is needed: the authority of the callers' certificates; or set "
+                "require_client_certificate = false to let callers in without one"
+            )
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether callers must speak TLS."""
+        return self.certificate is not None
 
 
 class Receive(_Section):
@@ -59,14 +120,38 @@ class Receive(_Section):
     check_called_ae_title: bool = True
     """Refuse associations that call another AE title than ours."""
     calling_ae_titles: tuple[AeTitle, ...] = ()
-    """Calling AE titles that may associate; empty: any."""
+    """Calling AE titles that may associate, beside the peers."""
+    allowed_addresses: tuple[Network, ...] = ()
+    """Addresses and networks whose callers may associate, beside the peers."""
+    allow_any: bool = False
+    """Let anyone associate who reaches ``host``. Without it and without lists: the peers and this machine alone."""
     max_associations: Annotated[int, Field(ge=1, le=500)] = 50
+    max_associations_per_caller: Annotated[int, Field(ge=0)] = 25
+    """From one address, or of one calling AE title; 0: no limit. Not applied while ``host`` is loopback."""
+    max_associations_per_minute: Annotated[int, Field(ge=0)] = 600
+    """From one address; 0: no limit. Not applied while ``host`` is loopback."""
     max_object_mb: Annotated[int, Field(ge=1)] = 2048
     """A larger data set is refused with 0xA700 (out of resources)."""
     network_timeout_s: Seconds = 60
     """An association that says nothing for this long is aborted."""
     min_free_mb: Annotated[int, Field(ge=0)] = 500
-    """Below this much free space in the spool, instances are refused with 0xA700 before the disk is full."""
+    """Below this much free space on a disk of spool or SQLite, instances are refused with 0xA700 before it is full."""
+    tls: Tls = Tls()
+    fast_path: bool = True
+    """Serve associations that only store or verify by the lean path; False: all of them by pynetdicom."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Receive:
+        if self.allow_any and (self.calling_ae_titles or self.allowed_addresses):
+            raise ValueError(
+                "allow_any contradicts calling_ae_titles and allowed_addresses: remove it, or empty the lists"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this machine can call."""
+        return _is_loopback(self.host)
 
 
 class Jobs(_Section):
@@ -134,7 +219,17 @@ class Peer(_Section):
     token: SecretStr | None = None
     """Bearer token of a DICOMweb peer, instead of user name and password."""
     ca_file: Path | None = None
-    """Certificates that a DICOMweb peer's HTTPS certificate must descend from; the system's when empty."""
+    """Certificates that the peer's must descend from, or be; for DICOMweb the system's when empty."""
+    tls: bool = False
+    """Whether a DIMSE peer is spoken to over TLS."""
+    certificate: Path | None = None
+    """Ours towards a peer that wants to see one (PEM)."""
+    key: Path | None = None
+    """Its private key (PEM, not encrypted)."""
+    server_name: str | None = None
+    """Name that the certificate of a TLS peer must bear; ``host`` when empty."""
+    check_server_name: bool = True
+    """False: any certificate that descends from ``ca_file`` will do, whoever's name it bears."""
     calling_ae_title: AeTitle | None = None
     """Our title towards this peer; the title of ``receive`` when empty."""
     results: bool = True
@@ -166,12 +261,23 @@ class Peer(_Section):
         needed = ("ae_title", "host", "port") if self.protocol == "dimse" else ("url",)
         if missing := [key for key in needed if getattr(self, key) is None]:
             raise ValueError(f"a {self.protocol} peer needs {', '.join(missing)}")
-        only = ("url", "username", "password", "token", "ca_file") if self.protocol == "dimse" else ("host", "port")
+        only = ("url", "username", "password", "token") if self.protocol == "dimse" else ("host", "port", "server_name")
         if strange := [key for key in only if getattr(self, key) is not None]:
             raise ValueError(f"a {self.protocol} peer has no {', '.join(strange)}")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
         if self.protocol == "dicomweb":
             self._check_web()
+        else:
+            self._check_tls()
         return self
+
+    def _check_tls(self) -> None:
+        if self.tls and self.ca_file is None:
+            raise ValueError("tls needs ca_file: the authority that the peer's certificate descends from")
+        given = [key for key in ("ca_file", "certificate", "server_name") if getattr(self, key) is not None]
+        if not self.tls and given:
+            raise ValueError(f"{', '.join(given)} would have no effect: set tls = true")
 
     def _check_web(self) -> None:
         parts = urlsplit(self.url or "")
@@ -184,6 +290,8 @@ class Peer(_Section):
         for key in ("commitment", "rejection_notes"):
             if getattr(self, key):
                 raise ValueError(f"{key} needs a dimse peer")
+        if self.tls or not self.check_server_name:
+            raise ValueError("tls and check_server_name are of dimse peers: the url says https://")
         if self.query != "none":
             raise ValueError("query needs a dimse peer")
 
@@ -209,12 +317,7 @@ class Peer(_Section):
     @property
     def is_loopback(self) -> bool:
         """Whether the peer is on this machine."""
-        if self.address == "localhost":
-            return True
-        try:
-            return ip_address(self.address).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.address)
 
 
 class SeriesRule(_Section):
@@ -281,6 +384,36 @@ class Retention(_Section):
     documents_days: Annotated[float, Field(ge=0)] = 90
 
 
+class Audit(_Section):
+    """The audit stream: who sent, got, saw and deleted what; the only place where a Patient ID is written."""
+
+    file: Path | None = None
+    """One DICOM audit message a line; ``audit.log`` in the spool when empty."""
+    source_id: str = ""
+    """Name of this node in the messages; the AE title when empty."""
+    site_id: str = ""
+    """Name of the hospital in the messages."""
+    syslog_host: str | None = None
+    """Syslog server that the messages are sent to, over TLS; None: they stay in the file."""
+    syslog_port: Port = 6514
+    syslog_ca_file: Path | None = None
+    """Certificates that the server's must descend from (PEM)."""
+    syslog_certificate: Path | None = None
+    """Ours, for a server that wants to see one (PEM)."""
+    syslog_key: Path | None = None
+    """Its private key (PEM, not encrypted)."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Audit:
+        if (self.syslog_certificate is None) != (self.syslog_key is None):
+            raise ValueError("syslog_certificate and syslog_key belong together: give both or neither")
+        if self.syslog_host is not None and self.syslog_ca_file is None:
+            raise ValueError("syslog_host needs syslog_ca_file: the authority of the server's certificate")
+        if self.syslog_host is None and (self.syslog_ca_file or self.syslog_certificate):
+            raise ValueError("syslog_ca_file and syslog_certificate have no effect without syslog_host")
+        return self
+
+
 class Safety(_Section):
     """See docs/decisions/0002: phantom-trained grades must not reach a clinical archive by accident."""
 
@@ -305,6 +438,7 @@ class Config(BaseSettings):
     """Name to peer; the name is what the CLI shows."""
     retention: Retention = Retention()
     safety: Safety = Safety()
+    audit: Audit = Audit()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
@@ -330,9 +464,21 @@ class Config(BaseSettings):
         return self
 
     @property
+    def audit_file(self) -> Path:
+        """File of the audit stream."""
+        return self.audit.file or self.spool / "audit.log"
+
+    @property
     def database_url(self) -> str:
         """URL of the job database."""
         return self.jobs.database_url or f"sqlite:///{self.spool / 'jobs.db'}"
+
+    @property
+    def written_folders(self) -> tuple[Path, ...]:
+        """Folders of the node that may be on disks of their own: what is received, what is made of it, the database."""
+        database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", self.database_url)
+        made = (self.spool, *(self.spool / name for name in ("instances", "findings", "documents")))
+        return made if database is None else (*made, Path(database[1]).parent)
 
 
 class _KeysAlone(Config):
@@ -407,12 +553,24 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None, envir
         faults = error.errors(include_url=False, include_input=False)
         lines = [f"{_variable(fault['loc'], os.environ) or file}: {_sentence(fault)}" for fault in faults]
         raise ConfigError("\n".join(lines)) from error
+    tls = _placed(config.receive.tls, base, "certificate", "key", "client_ca")
     return config.model_copy(
         update={
             "spool": base / config.spool.expanduser(),
-            "grading": config.grading.model_copy(update={"bundle": base / config.grading.bundle.expanduser()}),
+            "grading": _placed(config.grading, base, "bundle"),
+            "receive": config.receive.model_copy(update={"tls": tls}),
+            "audit": _placed(config.audit, base, "file", "syslog_ca_file", "syslog_certificate", "syslog_key"),
+            "peers": {
+                name: _placed(peer, base, "ca_file", "certificate", "key") for name, peer in config.peers.items()
+            },
         }
     )
+
+
+def _placed(section: _S, base: Path, *keys: str) -> _S:
+    """The section with the paths of these keys seen from the folder of the file."""
+    paths = {key: base / path.expanduser() for key in keys if (path := getattr(section, key)) is not None}
+    return section.model_copy(update=paths)
 
 
 def _variable(key: Sequence[int | str], environ: Mapping[str, str]) -> str | None:

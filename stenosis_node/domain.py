@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Final, Literal, Union, assert_never, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -328,7 +328,7 @@ class GradedSlice:
     """Network score (0 to 1) of ``rootlet``."""
     grade: Grade
     scores: dict[Grade, float]
-    """Network scores of the four grades, sum 1; ``grade`` is the largest."""
+    """Network scores of the four grades, sum 1; ``grade`` is the largest, or the bundle has a ``severe_threshold``."""
     outcome: Literal["graded"] = "graded"
 
 
@@ -365,6 +365,10 @@ SEVERITY: Final[dict[Grade, int]] = {Grade.A: 0, Grade.B: 1, Grade.C: 2, Grade.D
 def worst(grades: list[Grade]) -> Grade | None:
     """The most severe grade, None for an empty list."""
     return max(grades, key=SEVERITY.__getitem__, default=None)
+
+
+_LATER: Final = MappingProxyType({"added": "later"})
+"""Of a field that is left out of the JSON at its default: results without it keep their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +412,8 @@ class BundleIdentity:
     """None: not measured."""
     agreement: ReaderAgreement | None = None
     """None: not measured."""
+    severe_threshold: float | None = field(default=None, metadata=_LATER)
+    """An image is graded C or D exactly when the scores of both add up to this; None: its grade scored highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +484,8 @@ class Document:
 
 def _encode(value: Any) -> Any:
     if is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+        given = {f: getattr(value, f.name) for f in fields(value)}
+        return {f.name: _encode(one) for f, one in given.items() if f.metadata != _LATER or one != f.default}
     if isinstance(value, dict):
         return {str(k): _encode(v) for k, v in value.items()}
     if isinstance(value, tuple | list):

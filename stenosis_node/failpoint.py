@@ -1,5 +1,7 @@
 """Named places where a test may end or hang a process. Inert unless ``STENOSIS_NODE_FAILPOINT`` names a folder.
 
+There is one after every write, fsync, rename, commit and send of the spool, the job database and the workers: POINTS.
+
 A test arms a place by writing a file of its name into that folder; the file says what happens, and how often:
 
     self [times]    this process gets SIGKILL
@@ -22,12 +24,46 @@ VARIABLE: Final = "STENOSIS_NODE_FAILPOINT"
 
 log = logging.getLogger("stenosis_node.failpoint")
 
+_FOLDER: Final = os.environ.get(VARIABLE)
+
+_FILES: Final = ("instance", "quarantined", "reason", "findings")
+_TRANSACTIONS: Final = (
+    *("touch_many", "postpone_open"),
+    *("claim_check", "renew_check", "release_check", "conclude_check", "postpone_check"),
+    *("claim", "renew", "release", "record_decisions", "advance_graded", "reject", "fail", "retry_later"),
+    *("claim_delivery", "renew_delivery", "release_delivery", "make_again", "record_document", "advance_delivery"),
+    *("retry_delivery_later", "fail_delivery"),
+    *("claim_commitment", "renew_commitment", "request_commitment", "release_commitment"),
+    *("commitment_refused", "record_commitment"),
+    *("claim_withdrawal", "renew_withdrawal", "release_withdrawal", "advance_withdrawal"),
+    *("retry_withdrawal_later", "fail_withdrawal"),
+    *("pause_peer", "resume_peer", "remember_capability", "retry_peer", "recall"),
+    *("retry", "cancel", "set_held", "free_leases_of", "purgeable", "mark_purged"),
+    *("grade_again", "forget_documents"),
+)
+
+POINTS: Final = frozenset(
+    (
+        *("spool.folder.made", "spool.folder.durable"),
+        *(f"spool.{file}.{step}" for file in _FILES for step in ("written", "flushed", "named", "durable")),
+        *("spool.document.written", "spool.document.flushed"),
+        *(f"spool.documents.{step}" for step in ("made", "flushed", "renamed", "durable", "doomed", "deleted")),
+        *("spool.instance.deleted", "spool.deletion.durable", "spool.findings.deleted"),
+        *(f"jobs.{step}.{when}" for step in _TRANSACTIONS for when in ("written", "committed")),
+        *("receive.put", "receive.committed"),
+        *("check.claimed", "check.fetched", "check.kept", "check.concluded"),
+        *("grade.claimed", "grade.read", "grade.found", "grade.composed", "grade.advanced"),
+        *("deliver.claimed", "deliver.connected", "deliver.stored", "deliver.answered", "deliver.recorded"),
+        *("deliver.sent", "deliver.advanced", "commitment.written", "commitment.requested", "withdrawal.sent"),
+    )
+)
+"""Every place there is. A test compares them with the calls."""
+
 
 def failpoint(name: str) -> None:
     """Do what a test armed here; nothing in a node that is not under test."""
-    folder = os.environ.get(VARIABLE)
-    if folder:
-        _hit(Path(folder) / name)
+    if _FOLDER is not None:
+        _hit(Path(_FOLDER) / name)
 
 
 def _hit(armed: Path) -> None:

@@ -11,6 +11,7 @@ from training import commands
 from training.evaluation import command as evaluation_command
 from training.importers import command as import_command
 from training.phantom import command as phantom_command
+from training.protocol import command as protocol_command
 
 app = typer.Typer(
     name="stenosis-train",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 phantom_command.register(app)
 import_command.register(app)
+protocol_command.register(app)
 commands.register(app)
 evaluation_command.register(app)
 
@@ -27,3 +29,7 @@ evaluation_command.register(app)
 def main() -> None:
     """Entry point of ``stenosis-train``."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,90 +1,55 @@
-"""``stenosis-train train`` and ``export``."""
+"""``stenosis-train export``."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from training.recipes import RECIPES, Recipe, Stage
+from stenosis_node.domain import BundleStatus
 
-Out = Annotated[Path, typer.Option(help="Folder of the run.")]
-RunOf = Annotated[Path | None, typer.Option(help="Folder of this stage's run.")]
+Figures = Annotated[Path | None, typer.Option(help="Evaluation of this very bundle: its folder or evaluation.json.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to the command line."""
-    app.command()(train)
+    """Add the verb to the command line."""
     app.command()(export)
 
 
-def train(
-    stage: Stage,
-    out: Out,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processors (GPUs) to train on.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw slices.")] = 1,
-) -> None:
-    """Train one stage on phantom slices drawn on the fly. Ctrl-C leaves a checkpoint; --resume goes on."""
-    from training.tasks import task_of
-    from training.train import Interrupted, TrainingError
-    from training.train import train as run
-
-    _show_progress()
-    recipe = _changed(RECIPES[stage], steps=steps, batch_size=batch_size)
-    try:
-        checkpoint = run(task_of(stage), recipe, out, devices=devices, workers=workers, resume=resume)
-    except Interrupted as stopped:
-        typer.echo(str(stopped), err=True)
-        raise typer.Exit(130) from None
-    except TrainingError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"trained {stage}: {checkpoint}")
-
-
 def export(
+    *,
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    locate: RunOf = None,
-    classify: RunOf = None,
-    grade: RunOf = None,
-    metrics: Annotated[Path | None, typer.Option(help="File written by evaluate for these runs.")] = None,
-    name: str = "phantom-1",
-    version: str = "1.0.0",
+    of_run: Annotated[Path | None, typer.Option("--run", help="A run that trained on everybody (--final).")] = None,
+    chain: Annotated[str, typer.Option(help="Chain of the run, when it has several.")] = "",
+    evaluation: Figures = None,
+    shifted: Figures = None,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "unnamed",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0",
+    status: Annotated[BundleStatus, typer.Option(help="How far it has been proven.")] = BundleStatus.DEMONSTRATION,
     untrained: Annotated[bool, typer.Option(help="Random weights, for tests of everything around them.")] = False,
 ) -> None:
-    """Write a weights bundle and its model card from three runs."""
-    from training.export import write_trained_bundle, write_untrained_bundle
-    from training.train import TrainingError
+    """Write a weights bundle and its model card. Figures come from evaluations of the bundle itself.
 
-    _show_progress()
-    if untrained:
-        manifest = write_untrained_bundle(out)
-    elif locate is None or classify is None or grade is None or metrics is None:
-        typer.echo("export needs --locate, --classify, --grade and --metrics, or --untrained", err=True)
+    Export once without, predict and evaluate with the bundle, export again with --evaluation and --shifted.
+    """
+    from training.export import Naming, export_run, write_untrained_bundle
+    from training.labels.errors import LabelError
+    from training.learning.errors import TrainingError
+
+    if untrained == (of_run is not None):
+        typer.echo("export needs --run (trained with --final) or --untrained", err=True)
         raise typer.Exit(2)
-    else:
-        try:
-            manifest = write_trained_bundle(out, _runs(locate, classify, grade), metrics, name=name, version=version)
-        except TrainingError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(1) from None
+    try:
+        if of_run is None:
+            manifest = write_untrained_bundle(out)
+        else:
+            naming = Naming(name=name, version=version, status=status)
+            manifest = export_run(of_run, out, naming, chain=chain, held_out=evaluation, shifted=shifted)
+    except (TrainingError, LabelError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"{out} cannot be written: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from None
     typer.echo(f"wrote {out}: {manifest.name} {manifest.version}, digest {manifest.digest()}")
-
-
-def _runs(locate: Path, classify: Path, grade: Path) -> dict[Stage, Path]:
-    return {Stage.LOCATE: locate, Stage.CLASSIFY: classify, Stage.GRADE: grade}
-
-
-def _changed(recipe: Recipe, **values: Any) -> Recipe:
-    return replace(recipe, **{name: value for name, value in values.items() if value is not None})
-
-
-def _show_progress() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""From trained runs to a bundle the node loads, with the figures measured on held-out slices in manifest and card.
+"""From a finished run to a bundle the node loads, with the figures measured on it in manifest and card.
 
 Until weights exist, :func:`write_untrained_bundle` (``stenosis-train export --untrained --out DIR``) writes a bundle
 that is valid in every respect but whose weights are random: for tests of everything around the networks.
@@ -6,34 +6,54 @@ that is valid in every respect but whose weights are random: for tests of everyt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 
 from stenosis_node.domain import BundleStatus
 from stenosis_node.grading.bundle import Networks, build_classifier, build_locate, write_bundle
 from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage, Manifest, Thresholds, TrainingData
-from training.recipes import Stage
-from training.train import TrainingError
+from training.labels.manifest import read_manifest
+from training.labels.rows import SLICE, BoxSource
+from training.learning.checkpoints import BEST_NAME
+from training.learning.errors import TrainingError
+from training.learning.fit import load_best
+from training.learning.labels import CONSENSUS, readers_of
+from training.learning.networks import stage_of
+from training.measured import figures_of, reader_agreement, study_level
+from training.model_card import model_card
+from training.phantom import GENERATOR_VERSION
+from training.recipes import Recipe, Stage
 
-INTENDED_USE: Final = (
+PHANTOM_USE: Final = (
     "Demonstration of the software on synthetic images. Trained on phantoms alone: grades of real patients are "
     "invalid. Not for clinical use."
 )
+RESEARCH_USE: Final = "Research. Not a medical device; not for clinical use."
 LICENSE: Final = "Apache-2.0"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What people say of a bundle."""
+
+    name: str
+    version: str
+    status: BundleStatus
+    license: str = LICENSE
+
+
 def draft(name: str, version: str, training_data: TrainingData, metrics: Mapping[str, Any]) -> Manifest:
-    """A manifest without digests of files yet; :func:`write_bundle` fills them in."""
+    """A demonstration manifest without digests of files yet; :func:`write_bundle` fills them in."""
     stages = LocateStage(), ClassifyStage(), GradeStage()
     return Manifest(
         name=name,
         version=version,
         status=BundleStatus.DEMONSTRATION,
-        intended_use=INTENDED_USE,
+        intended_use=PHANTOM_USE,
         license=LICENSE,
         training_data=training_data,
         metrics=dict(metrics),
@@ -64,69 +84,109 @@ def write_untrained_bundle(folder: Path, *, seed: int = 0) -> Manifest:
     return write_bundle(folder, untrained_networks(seed), manifest, card=model_card(manifest))
 
 
-def write_trained_bundle(
-    folder: Path, runs: Mapping[Stage, Path], metrics: Path, *, name: str, version: str
+def export_run(
+    run: Path,
+    out: Path,
+    naming: Naming,
+    *,
+    chain: str = "",
+    held_out: Path | None = None,
+    shifted: Path | None = None,
 ) -> Manifest:
-    """Write the bundle of three runs with the figures ``stenosis-train evaluate`` measured on these very runs.
+    """Write a chain of a run that was trained on everybody (``--final``), with figures measured on this very bundle.
 
-    raises  TrainingError when the figures are of other checkpoints
+    Exported a first time without figures, predicted with, evaluated, and exported again: an evaluation is taken only
+    when it was made with the same weights and rules.
+
+    chain     its name; empty when the run has one
+    held_out  evaluation of patients in no fold; ``shifted`` of patients unlike those in training
+    raises    TrainingError
     """
-    from training.measure import checkpoint_digests, load_runs  # measure drafts manifests with this module
+    from training.protocol.decisions import DECISION_NAME, read_decision
+    from training.protocol.runs import read_run, recipe_of
 
-    measured = json.loads(metrics.read_text(encoding="utf-8"))
-    networks, data = load_runs(runs)
-    if measured["checkpoints"] != checkpoint_digests(runs):
-        raise TrainingError(f"{metrics} was measured on other checkpoints; run stenosis-train evaluate on these runs")
-    manifest = draft(name, version, data, measured["figures"])
-    return write_bundle(folder, networks, manifest, card=model_card(manifest))
-
-
-def model_card(manifest: Manifest) -> str:
-    """Markdown for people, from the manifest alone."""
-    lines = [
-        f"# Model card: {manifest.name} {manifest.version}",
-        "",
-        f"Status: **{manifest.status}**. {manifest.intended_use}",
-        "",
-        f"Licence {manifest.license}. Trained on {manifest.training_data.slices} slices "
-        f"({manifest.training_data.id}): {manifest.training_data.description}.",
-        "",
-        "| stage | network | sees |",
-        "|---|---|---|",
-        f"| locate the canal | Faster R-CNN, ResNet-50, pyramid of {manifest.locate.pyramid_channels} channels "
-        f"| the whole slice at {manifest.locate_input.spacing_mm} mm |",
-        f"| rootlet or cord | VGG, 10 convolutions | {manifest.patch_input.width_mm:g} mm around the canal at "
-        f"{manifest.patch_input.spacing_mm} mm |",
-        "| Schizas grade A to D | VGG, 10 convolutions | the same patch |",
-        "",
-        "Weights are stored as int8 with one scale per output channel and computed in floating point.",
-        "",
-        "## Measured",
-        "",
-    ]
-    if not manifest.metrics:
-        return "\n".join([*lines, "Nothing: this bundle was never evaluated.", ""])
-    lines += [
-        "Grades of real slices: **not measured**. The figures below are on held-out slices of the generator that drew",
-        "the training slices; they prove that the machinery works and say nothing about patients. End to end, a slice",
-        "that is missed or abstained on counts as an error.",
-        "",
-    ]
-    for name, value in manifest.metrics.items():
-        lines += _section(name, value)
-    return "\n".join([*lines, ""])
+    stored = read_run(run)
+    recipe = recipe_of(stored)
+    folder = _final_chain(run, chain)
+    networks = Networks(
+        **cast(Any, {stage.value: load_best(recipe.stage(stage), folder / stage.value / BEST_NAME) for stage in Stage})
+    )
+    data, phantoms = _training_data(stored, recipe, folder.parent.name)
+    if phantoms and naming.status is not BundleStatus.DEMONSTRATION:
+        raise TrainingError(f"weights trained on phantoms are for demonstration; --status {naming.status} is not true")
+    bare = _manifest(naming, recipe, data, PHANTOM_USE if phantoms else RESEARCH_USE)
+    manifest = read_decision(folder / DECISION_NAME).onto(bare)
+    manifest = write_bundle(out, networks, manifest, card=model_card(manifest))
+    metrics = _metrics(manifest, held_out, shifted, phantoms=phantoms)
+    if not metrics:
+        return manifest
+    measured = Manifest.model_validate({**manifest.model_dump(), "metrics": metrics})
+    return write_bundle(out, networks, measured, card=model_card(measured))
 
 
-def _section(name: str, value: Any) -> list[str]:
-    if not isinstance(value, Mapping):
-        return [f"{name.replace('_', ' ')}: {value}", ""]
-    rows = [f"| {key.replace('_', ' ')} | {_cell(item)} |" for key, item in value.items()]
-    return [f"### {name.replace('_', ' ')}", "", "| figure | value |", "|---|---|", *rows, ""]
+def _metrics(manifest: Manifest, held_out: Path | None, shifted: Path | None, *, phantoms: bool) -> dict[str, Any]:
+    """Of the bundle that was just written."""
+    metrics: dict[str, Any] = {}
+    if held_out is not None:
+        figures = figures_of(held_out, manifest)
+        metrics["held_out"] = figures
+        level = study_level(figures, "simulated studies" if phantoms else "studies")
+        readers = reader_agreement(held_out, manifest, "simulated readers" if phantoms else "readers")
+        metrics |= {"study_level": level} if level is not None else {}
+        metrics |= {"readers": readers} if readers is not None else {}
+    if shifted is not None:
+        metrics["shifted"] = figures_of(shifted, manifest)
+    return metrics
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return " to ".join(_cell(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _final_chain(run: Path, chain: str) -> Path:
+    from training.protocol.runs import ALL_NAME
+
+    there = {path.parent.name: path for path in sorted(run.glob(f"*/{ALL_NAME}"))}
+    if not there:
+        raise TrainingError(f"{run} has no chain that was trained on everybody; run it with --final")
+    if chain and chain not in there:
+        raise TrainingError(f"{run} has no chain {chain}; it has {', '.join(there)}")
+    if not chain and len(there) > 1:
+        raise TrainingError(f"{run} has {len(there)} chains; name one with --chain: {', '.join(there)}")
+    return there[chain] if chain else next(iter(there.values()))
+
+
+def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tuple[TrainingData, bool]:
+    """What the run learnt from, and whether all of it is phantoms. Raises TrainingError when the labels are gone."""
+    from training.protocol.runs import digest_of
+
+    path = Path(stored["manifest"])
+    if not path.is_file() or digest_of(path) != stored["manifest_sha256"]:
+        raise TrainingError(f"the label manifest {path} that the run was begun with is gone or changed; put it back")
+    rows = read_manifest(path)
+    readers = (stored["readers"] or list(readers_of(rows))) if chain == CONSENSUS else [chain]
+    mine = rows[rows["reader"].isin(readers)]
+    sources = set(mine["box_source"]) - {""}
+    phantoms = sources == {BoxSource.PHANTOM.value}
+    kind = (
+        f"synthetic slices of phantom generator {GENERATOR_VERSION}, no real image" if phantoms else "labelled slices"
+    )
+    return (
+        TrainingData(
+            id=f"labels-{stored['manifest_sha256'][:12]}",
+            description=f"{kind}; {mine['patient_key'].nunique()} patients, a tenth of them to validate; labels of "
+            f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {recipe.name}, seed {stored['seed']}",
+            slices=len(mine.drop_duplicates(subset=list(SLICE))),
+        ),
+        phantoms,
+    )
+
+
+def _manifest(naming: Naming, recipe: Recipe, data: TrainingData, intended_use: str) -> Manifest:
+    parts: dict[str, Any] = {stage.value: stage_of(recipe.stage(stage)) for stage in Stage}
+    return Manifest(
+        name=naming.name,
+        version=naming.version,
+        status=naming.status,
+        intended_use=intended_use,
+        license=naming.license,
+        training_data=data,
+        files={part.file: "0" * 64 for part in parts.values()},
+        **parts,
+    )

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from stenosis_node.cli.doctor import doctor
 from stenosis_node.cli.explain import explain
 from stenosis_node.cli.export_findings import findings
+from stenosis_node.cli.fsck import fsck
 from stenosis_node.cli.grade import grade
 from stenosis_node.cli.init import init
 from stenosis_node.cli.jobs import cancel, job, jobs, retry
@@ -93,6 +94,7 @@ for verb in (
     resume,
     probe,
     doctor,
+    fsck,
     init,
     version,
 ):

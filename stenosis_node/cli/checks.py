@@ -6,7 +6,6 @@ Nothing here creates, migrates or locks anything: a check may run beside a node 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +18,7 @@ from stenosis_node.cli.jobs import open_store
 from stenosis_node.config import Config, Peer
 from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import ConfigError, NodeError
+from stenosis_node.spool import holder, least_free_bytes
 
 REINSTALL = "fill the environment again with 'make setup', or install requirements/lock.txt"
 CODECS = {
@@ -129,7 +129,7 @@ def check_spool(config: Config) -> Iterator[Finding]:
     if kind in REMOTE_FILE_SYSTEMS:
         fix = "choose a folder on a local disk with the key spool"
         yield Finding(Level.FAIL, "spool disk", f"{place} is on {kind}, where locks and fsync are not reliable", fix)
-    free_mb = shutil.disk_usage(place).free // 1_000_000
+    free_mb = least_free_bytes((place, *config.written_folders)) // 1_000_000
     if free_mb < config.receive.min_free_mb:
         fix = f"free space: below receive.min_free_mb = {config.receive.min_free_mb} nothing is received"
         yield Finding(Level.FAIL, "free space", f"{free_mb} MB free", fix)
@@ -176,25 +176,84 @@ def check_database(config: Config) -> Iterator[Finding]:
 
 def check_port(config: Config) -> Iterator[Finding]:
     """Free, or held by a node that answers to our AE title."""
-    from stenosis_node import deliver
     from stenosis_node.node import checks
 
     where = f"{config.receive.host} port {config.receive.port}"
     try:
         checks.check_port(config)
     except ConfigError as error:
-        host = "127.0.0.1" if config.receive.host in ("0.0.0.0", "::") else config.receive.host
-        us = Peer(ae_title=config.receive.ae_title, host=host, port=config.receive.port, timeout_s=5)
-        calling = next(iter(config.receive.calling_ae_titles), config.receive.ae_title)
-        if deliver.probe(us, calling_ae_title=calling).echo_ok:
+        if (process := holder(config.spool)) is not None:
+            yield Finding(Level.OK, "port", f"{where}: this node runs, process {process}")
+        elif _answers(config):
             yield Finding(Level.OK, "port", f"{where}: a node answers as {config.receive.ae_title}")
         else:
             yield Finding(Level.FAIL, "port", str(error), "choose another receive.port, or stop the other program")
     else:
         yield Finding(Level.OK, "port", f"{where} is free")
-    if config.receive.host not in ("127.0.0.1", "localhost", "::1") and not config.receive.calling_ae_titles:
-        fix = "list the AE titles that may send in receive.calling_ae_titles"
-        yield Finding(Level.WARN, "access", "any AE title on the network may send", fix)
+
+
+def _answers(config: Config) -> bool:
+    """Whether a DICOM node answers to our AE title, as far as that can be known without a certificate."""
+    from stenosis_node import deliver
+
+    if config.receive.tls.is_on:
+        return False
+    host = "127.0.0.1" if config.receive.host in ("0.0.0.0", "::") else config.receive.host
+    us = Peer(ae_title=config.receive.ae_title, host=host, port=config.receive.port, timeout_s=5)
+    calling = next(iter(config.receive.calling_ae_titles), config.receive.ae_title)
+    return deliver.probe(us, calling_ae_title=calling).echo_ok
+
+
+def check_access(config: Config) -> Iterator[Finding]:
+    """Somebody may send, not everybody by accident, and not in clear where others could listen."""
+    from stenosis_node.node import access
+
+    receive = config.receive
+    try:
+        access.check_access(config)
+    except ConfigError as error:
+        sentence, _, fix = str(error).partition("; ")
+        yield Finding(Level.FAIL, "access", sentence, fix)
+        return
+    sentence = f"may send: {access.describe_access(config)}"
+    named = receive.tls.is_on and receive.tls.require_client_certificate
+    if receive.is_loopback or named:
+        yield Finding(Level.OK, "access", sentence)
+    elif receive.allow_any:
+        fix = "list senders in receive.allowed_addresses, and remove receive.allow_any"
+        yield Finding(Level.WARN, "access", sentence, fix)
+    elif receive.calling_ae_titles and not receive.allowed_addresses:
+        fix = "an AE title is no proof: list networks in receive.allowed_addresses, or ask for certificates"
+        yield Finding(Level.WARN, "access", sentence, fix)
+    else:
+        yield Finding(Level.OK, "access", sentence)
+
+
+def check_tls(config: Config) -> Iterator[Finding]:
+    """Certificates can be used and last, and keys are nobody else's to read."""
+    from stenosis_node.node import access
+
+    try:
+        access.check_tls(config)
+    except ConfigError as error:
+        yield Finding(Level.FAIL, "TLS", str(error), "correct the file, or the key that names it")
+        return
+    if config.receive.tls.is_on:
+        yield Finding(Level.OK, "TLS", f"for callers: {access.describe_tls(config)}")
+    elif not config.receive.is_loopback:
+        fix = "set [receive.tls], or keep the node on a network segment that you trust"
+        yield Finding(Level.WARN, "TLS", "images come over the network without encryption", fix)
+    for one in access.own_certificates(config):
+        until = f"{one.key}: {one.path.name} ends on {one.end:%Y-%m-%d}" if one.end else f"{one.key} cannot be read"
+        renew = "have a new one made, and put it in place: that needs no restart"
+        if one.end is None or one.is_over():
+            yield Finding(Level.FAIL, "certificate", until, renew)
+        else:
+            soon = one.is_over_soon()
+            yield Finding(Level.WARN if soon else Level.OK, "certificate", until, renew if soon else None)
+    for key, path, readers in access.exposed_keys(config):
+        level = Level.FAIL if readers == "everybody" else Level.WARN
+        yield Finding(level, "private key", f"{key}: {readers} can read {path}", f"chmod 600 {path}")
 
 
 def check_peers(config: Config) -> Iterator[Finding]:

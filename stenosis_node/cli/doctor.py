@@ -10,12 +10,14 @@ import typer
 from stenosis_node.cli.checks import (
     Finding,
     Level,
+    check_access,
     check_database,
     check_device,
     check_peers,
     check_port,
     check_software,
     check_spool,
+    check_tls,
     check_weights,
 )
 from stenosis_node.cli.options import AsJson, ConfigPath, find_config
@@ -65,5 +67,7 @@ def _findings(config: ConfigPath, *, offline: bool) -> Iterator[Finding]:
     yield from check_spool(settings)
     yield from check_database(settings)
     yield from check_port(settings)
+    yield from check_access(settings)
+    yield from check_tls(settings)
     if not offline:
         yield from check_peers(settings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import typer
 
+from stenosis_node.cli.audited import of_job
 from stenosis_node.cli.jobs import open_job, open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
@@ -36,6 +37,7 @@ from stenosis_node.domain import (
 from stenosis_node.errors import ConfigError, NodeError, PermanentError
 
 if TYPE_CHECKING:
+    from stenosis_node.audit import StudyPart
     from stenosis_node.jobs import JobDetail, JobStore, ResultSummary
     from stenosis_node.series.patient import PatientKeys
     from stenosis_node.spool import Spool
@@ -100,12 +102,14 @@ def _export(
     *,
     as_json: bool,
 ) -> None:
+    from stenosis_node.audit import AuditTrail
     from stenosis_node.spool import Spool
 
     spool = Spool(config.spool)
     first = None if since is None else since.astimezone()
     rows: list[dict[str, Cell]] = []
     left_out: list[dict[str, Cell]] = []
+    parts: list[StudyPart] = []
     n_studies = 0
     for detail in details:
         result = detail.results[-1] if detail.results else None
@@ -119,8 +123,11 @@ def _export(
         patient = {} if keys is None else {PATIENT: _patient_key(store, spool, detail, keys)}
         rows += [{**row, **patient} for row in _rows(found, detail, result)]
         n_studies += 1
+        parts.append(of_job(store, config, detail))
     if not rows:
         raise NotFound("no stored findings match; 'stenosis-node jobs' shows what was graded and when")
+    trail = AuditTrail(config)
+    trail.write(*(trail.events.exported(output, part) for part in parts))
     _write(rows, (*COLUMNS, *([PATIENT] if keys is not None else ())), output)
     if as_json:
         print_json({"output": output, "slices": len(rows), "studies": n_studies, "left_out": left_out})

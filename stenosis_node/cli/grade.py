@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stenosis_node.cli.audited import record_viewed
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
 from stenosis_node.cli.output import complain, decisions_table, print_json, say, show, table
@@ -66,7 +67,10 @@ def grade(
         studies = grade_files(paths, pipeline, settings, created=datetime.now(UTC), progress=told)
     from stenosis_node.series import scan
 
-    warn_of_unreadable(scan(paths).unreadable)
+    found = scan(paths)
+    if bundle is None or config is not None:
+        record_viewed({one.study_instance_uid: one.files[0] for one in found.series if one.files}, config)
+    warn_of_unreadable(found.unreadable)
     if not studies:
         raise PermanentError(f"{folder} holds {len(paths)} files and no readable DICOM image among them")
     for study in studies:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -61,8 +62,10 @@ def init(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
-    if refusal:
-        complain(f"warning: serve refuses this configuration: {refusal}")
+    for warning in filter(None, (refusal, _closed(_prove(text)))):
+        complain(f"warning: serve refuses this configuration: {warning}")
+    for hint in _hints(_prove(text)):
+        say(hint)
     say(f"Wrote {output}. Next: stenosis-node doctor --config {output}")
 
 
@@ -131,6 +134,29 @@ def _refusal(config: Config) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
+
+
+def _closed(config: Config) -> str | None:
+    """Why the access rules would not let ``serve`` start; None when they would."""
+    from stenosis_node.node.access import check_access
+
+    try:
+        check_access(config)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _hints(config: Config) -> Iterator[str]:
+    """What a node that is to receive from a PACS needs beside its address."""
+    remote = [name for name, peer in config.peers.items() if not peer.is_loopback]
+    if config.receive.is_loopback and remote:
+        yield f"It listens on this machine alone: give --host 0.0.0.0 if {', '.join(remote)} shall route studies to it."
+    elif not config.receive.is_loopback and config.peers:
+        yield (
+            f"May send: {', '.join(config.peers)}, from its own host with its own AE title. List other senders in "
+            "receive.allowed_addresses or receive.calling_ae_titles; [receive.tls] adds encryption."
+        )
 
 
 def _toml(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stenosis_node.cli.audited import audited, of_job
 from stenosis_node.cli.findings import Outcomes, read_outcomes
 from stenosis_node.cli.job_text import follow_line, job_sections, jobs_table
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
@@ -105,7 +106,10 @@ def retry(
         return
     if name is None or peer is not None:
         raise ConfigError("retry needs either a job or --peer")
-    with open_job(settings, name) as (store, detail):
+    with (
+        open_job(settings, name) as (store, detail),
+        audited(settings, f"retry job {detail.job.id}", [of_job(store, settings, detail)]),
+    ):
         state = store.retry(detail.job.id)
     if as_json or state is not detail.job.state:
         _confirm(detail, state, as_json)
@@ -123,7 +127,8 @@ def _retry_peer(peer: str, settings: Config, as_json: bool) -> None:
         found = next((one for one in store.peers() if one.name == peer), None)
         if found is None and peer not in settings.peers:
             raise NotFound(f"no peer {peer!r}; 'stenosis-node peers' lists them")
-        number = store.retry_peer(peer)
+        with audited(settings, f"retry everything that was given up for peer {peer}"):
+            number = store.retry_peer(peer)
     if as_json:
         print_json({"peer": peer, "retried": number, "paused": found is not None and found.paused})
         return
@@ -135,7 +140,11 @@ def _retry_peer(peer: str, settings: Config, as_json: bool) -> None:
 
 def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
     """Stop a job, or what a delivered one still has to send. What was delivered stays delivered; `retry` undoes it."""
-    with open_job(load_config(config), name) as (store, detail):
+    settings = load_config(config)
+    with (
+        open_job(settings, name) as (store, detail),
+        audited(settings, f"cancel job {detail.job.id}", [of_job(store, settings, detail)]),
+    ):
         store.cancel(detail.job.id)
     was = detail.job.state
     is_over = was in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED)

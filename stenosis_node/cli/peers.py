@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stenosis_node.cli.audited import audited
 from stenosis_node.cli.jobs import open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
@@ -57,7 +58,8 @@ def pause(
         _must_exist(peer, settings, store)
         known = next((one for one in store.peers() if one.name == peer), None)
         if known is None or not known.paused or why:  # asked for again without a reason, the first one stays
-            store.pause_peer(peer, why=why)
+            with audited(settings, f"pause peer {peer}" + (f": {why}" if why else "")):
+                store.pause_peer(peer, why=why)
     _confirm(peer, "paused", as_json)
 
 
@@ -66,7 +68,8 @@ def resume(peer: PeerName, config: ConfigPath = None, as_json: AsJson = False) -
     settings = load_config(config)
     with open_store(settings) as store:
         _must_exist(peer, settings, store)
-        store.resume_peer(peer)
+        with audited(settings, f"resume peer {peer}"):
+            store.resume_peer(peer)
     _confirm(peer, "resumed", as_json)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stenosis_node.cli.audited import audited
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound, PeerUnreachable
 from stenosis_node.cli.output import complain, plain, print_json, say
@@ -60,6 +61,7 @@ def pull(
 
 
 def _pull(settings: Config, store: JobStore, peer: str, study: str, *, quiet: bool) -> Pulled:
+    from stenosis_node.audit import StudyPart
     from stenosis_node.query import PeerAway
     from stenosis_node.spool import Spool
     from stenosis_node.work.pull import check_pull, pull_study
@@ -68,7 +70,10 @@ def _pull(settings: Config, store: JobStore, peer: str, study: str, *, quiet: bo
     spool = Spool(settings.spool)
     store.migrate()
     try:
-        with progress("fetching images", "fetched {done} of {total} images", quiet=quiet) as told:
+        with (
+            audited(settings, f"pull from peer {peer}", [StudyPart(study, patient_id="")]),
+            progress("fetching images", "fetched {done} of {total} images", quiet=quiet) as told,
+        ):
             pulled = pull_study(settings, spool, store, peer, study, progress=told)
     except PeerAway as error:
         raise PeerUnreachable(f"{peer}: {error}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stenosis_node.cli.audited import audited, of_job
 from stenosis_node.cli.jobs import NoDatabase, open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import NotFound
@@ -16,7 +17,7 @@ from stenosis_node.cli.output import plain, print_json, say, show, table
 from stenosis_node.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stenosis_node.jobs import JobStore, RecallTarget
+    from stenosis_node.jobs import JobDetail, JobStore, RecallTarget
     from stenosis_node.work.recall import Withdrawal
 
 
@@ -53,7 +54,9 @@ def recall(
             if not dry_run:
                 _ask(planned, yes=yes)
                 sentence = " ".join(why.split()) or "by an administrator"
-                planned = work.recall(planned, why=sentence, config=settings, spool=spool, store=store)
+                parts = [of_job(store, settings, detail) for detail in _details(store, planned)]
+                with audited(settings, f"recall of {job or bundle}: {sentence}", parts):
+                    planned = work.recall(planned, why=sentence, config=settings, spool=spool, store=store)
     except NoDatabase as error:
         raise NotFound(f"nothing to recall: {error}") from None
     if as_json:
@@ -62,6 +65,14 @@ def recall(
         say("Nothing was done")
     else:
         say("Recalled; 'stenosis-node job' shows when each peer has its note")
+
+
+def _details(store: JobStore, planned: Sequence[Withdrawal]) -> Iterator[JobDetail]:
+    """Each job once."""
+    for job_id in dict.fromkeys(one.target.job_id for one in planned):
+        detail = store.job(job_id)
+        if detail is not None:
+            yield detail
 
 
 def _job_id(store: JobStore, name: str | None) -> int | None:

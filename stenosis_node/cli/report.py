@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stenosis_node.cli.audited import record_viewed
 from stenosis_node.cli.grade import keep_headers_out_of_warnings
 from stenosis_node.cli.options import AsJson
 from stenosis_node.cli.outcome import NotFound
@@ -54,6 +55,7 @@ def report(
 
     found = find_results(files)
     results = _results(found, paths, n_files=len(files))
+    record_viewed({one.report.study_instance_uid: one.path for one in results})
     text = _rendered(results, Format.JSON if as_json else form)
     if output is None:
         _print(text)

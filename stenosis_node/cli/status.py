@@ -49,7 +49,14 @@ def status(config: ConfigPath = None, as_json: AsJson = False) -> None:
 
 def _look(config: Config) -> Seen:
     from stenosis_node.grading.manifest import read_manifest
-    from stenosis_node.node.health import Problem, free_bytes, is_listening, problems
+    from stenosis_node.node.health import (
+        Problem,
+        audit_problems,
+        certificate_problems,
+        free_bytes,
+        is_listening,
+        problems,
+    )
     from stenosis_node.spool import holder
 
     process, free = holder(config.spool), free_bytes(config)
@@ -76,14 +83,20 @@ def _look(config: Config) -> Seen:
         found.append(Problem("database", str(error), fix))
     else:
         found += problems(state, config, free=free)
+    found += certificate_problems(config)
+    found += audit_problems(config)
     return Seen(process, state, bundle, free, tuple(found))
 
 
 def _print(seen: Seen, config: Config) -> None:
+    from stenosis_node.node import access
     from stenosis_node.node.health import every_peer
 
     runs = "does not run" if seen.process is None else f"runs, process {seen.process}"
     say(f"Node      {runs}; {config.receive.ae_title} on {config.receive.host} port {config.receive.port}")
+    say(f"Access    {access.describe_access(config)}; {access.describe_tls(config)}")
+    for one in access.own_certificates(config):
+        say(f"          {one.key} ends on {one.end:%Y-%m-%d}" if one.end else f"          {one.key} cannot be read")
     if seen.bundle is not None:
         bundle = seen.bundle
         say(f"Bundle    {bundle.name} {bundle.version}, {bundle.status}, digest {bundle.digest[:12]}")
@@ -123,6 +136,7 @@ def _received(status: NodeStatus) -> str:
 
 
 def _json(seen: Seen, config: Config) -> dict[str, Any]:
+    from stenosis_node.node import access
     from stenosis_node.node.health import every_peer
 
     found: dict[str, Any] = {} if seen.status is None else plain(seen.status)
@@ -131,6 +145,8 @@ def _json(seen: Seen, config: Config) -> dict[str, Any]:
         "running": seen.process is not None,
         "process": seen.process,
         "bundle": seen.bundle,
+        "access": {"may_send": access.describe_access(config), "tls": config.receive.tls.is_on},
+        "certificates": access.own_certificates(config),
         "free_bytes": seen.free,
         **found,
         "peers": [] if seen.status is None else peers_json(every_peer(seen.status, config), config),

@@ -57,6 +57,8 @@ class BoundedSession(requests.Session):
         self._socket: socket.socket | None = None
         self.trust_env = False
         self.verify = True if peer.ca_file is None else str(peer.ca_file)
+        if peer.certificate is not None and peer.key is not None:
+            self.cert = (str(peer.certificate), str(peer.key))
         self.headers["Accept"] = "application/dicom+json"
         if peer.token is not None:
             self.headers["Authorization"] = f"Bearer {peer.token.get_secret_value()}"

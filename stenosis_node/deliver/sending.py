@@ -11,6 +11,7 @@ from stenosis_node.deliver.statuses import CLASS_NOT_SUPPORTED, Answer, Document
 from stenosis_node.deliver.storing import Candidates, over_dimse
 from stenosis_node.deliver.web import over_http
 from stenosis_node.domain import Document
+from stenosis_node.failpoint import failpoint
 from stenosis_node.wire.association import describe
 
 log = logging.getLogger("stenosis_node.deliver")
@@ -49,6 +50,7 @@ def send(
         return
     opened = over_http(peer) if peer.protocol == "dicomweb" else over_dimse(due, peer, calling_ae_title)
     with opened as conversation:
+        failpoint("deliver.connected")
         for candidates in conversation.sendable(due):
             _deliver(candidates, conversation.store, on_status, describe(peer))
     log.info("%d documents stored at %s", len(due), describe(peer), extra={"event": "documents_sent"})
@@ -73,6 +75,7 @@ def _deliver(
         except NoAnswer:
             on_status(DocumentStatus(uid, None, "no answer", confirmed=False))
             raise
+        failpoint("deliver.stored")
         verdict = answer.verdict
         on_status(DocumentStatus(uid, answer.status, _text(answer), confirmed=verdict.error is None))
         if verdict.error is None:

@@ -50,7 +50,7 @@ def build_locate(stage: LocateStage) -> FasterRCNN:
 
 def build_classifier(stage: ClassifyStage | GradeStage) -> PatchClassifier:
     """The classifier a manifest describes, with random weights."""
-    return PatchClassifier(VggWidths(stage.blocks), len(stage.classes))
+    return PatchClassifier(VggWidths(stage.blocks), len(stage.classes), stage.channels)
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -35,6 +36,11 @@ Width = Annotated[int, Field(ge=1, le=2048)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _is(default: object) -> Callable[[object], bool]:
+    """Keeps what came to the schema later out of manifests that do not use it: their digests stay."""
+    return lambda value: value == default
 
 
 class Window(_Part):
@@ -85,21 +91,30 @@ Blocks = tuple[Width, Width, Width, Width, Width]
 _BLOCKS: Blocks = (32, 64, 128, 192, 256)
 
 
-class ClassifyStage(_Part):
+class _Classifier(_Part):
+    architecture: Literal["vgg-10conv-gap"] = "vgg-10conv-gap"
+    file: FileName
+    blocks: Blocks = _BLOCKS
+    context_slices: Annotated[int, Field(ge=0, le=1, exclude_if=_is(0))] = 0
+    """Neighbours on each side that the network sees as channels."""
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return 1 + 2 * self.context_slices
+
+
+class ClassifyStage(_Classifier):
     """Rootlet or cord. ``classes`` is the order of the network's outputs."""
 
-    architecture: Literal["vgg-10conv-gap"] = "vgg-10conv-gap"
     file: FileName = "classify.safetensors"
-    blocks: Blocks = _BLOCKS
     classes: tuple[Literal[Content.ROOTLET], Literal[Content.CORD]] = (Content.ROOTLET, Content.CORD)
 
 
-class GradeStage(_Part):
+class GradeStage(_Classifier):
     """Schizas grade. ``classes`` is the order of the network's outputs."""
 
-    architecture: Literal["vgg-10conv-gap"] = "vgg-10conv-gap"
     file: FileName = "grade.safetensors"
-    blocks: Blocks = _BLOCKS
     classes: tuple[Literal[Grade.A], Literal[Grade.B], Literal[Grade.C], Literal[Grade.D]] = (
         Grade.A,
         Grade.B,
@@ -116,9 +131,27 @@ class Thresholds(_Part):
     content_score: Score = 0.6
     """Of the predicted content (rootlet or cord; a coin toss is 0.5)."""
     grade_score: Score = 0.35
-    """Of the predicted grade (chance is 0.25)."""
+    """Of the likeliest grade (chance is 0.25)."""
     patch_inside: Score = 0.85
     """Least part of the patch that lies inside the image."""
+
+
+class Calibration(_Part):
+    """Logits are divided by these before they become scores; fitted on validation slices."""
+
+    classify_temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+    grade_temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+
+
+class DecisionRules(_Part):
+    """How scores become calls, beyond the thresholds."""
+
+    monotone_switch: bool = False
+    """One change from cord to rootlets along the stack, instead of each slice by itself."""
+    contradiction: Annotated[float, Field(gt=0.5, le=1)] = 0.9
+    """A slice whose own score contradicts the switch this much is not graded."""
+    severe_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Grade C or D exactly when the scores of C and D add up to this; None: the likeliest grade."""
 
 
 class TrainingData(_Part):
@@ -176,6 +209,8 @@ class Manifest(_Part):
     classify: ClassifyStage = ClassifyStage()
     grade: GradeStage = GradeStage()
     thresholds: Thresholds = Thresholds()
+    calibration: Annotated[Calibration, Field(exclude_if=_is(Calibration()))] = Calibration()
+    decision: Annotated[DecisionRules, Field(exclude_if=_is(DecisionRules()))] = DecisionRules()
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     """Measured figures, and on which slices; shown to people, never used to decide.
 
@@ -229,6 +264,7 @@ class Manifest(_Part):
                 if readers is not None
                 else None
             ),
+            severe_threshold=self.decision.severe_threshold,
         )
 
 

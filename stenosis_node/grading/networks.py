@@ -117,14 +117,14 @@ def canal_detector(widths: DetectorWidths) -> FasterRCNN:
 class PatchClassifier(nn.Module):
     """VGG of the paper: 10 convolutions, 4 max-pools, global average pooling, 1 fully connected layer.
 
-    Takes float32 ``[N, 1, P, P]`` in 0..1 at the patch spacing, returns float32 logits ``[N, classes]``. The last layer
-    computes in float32 so that scores do not move in steps of bfloat16.
+    Takes float32 ``[N, channels, P, P]`` in 0..1 at the patch spacing, the channels being slices from head to foot, and
+    returns float32 logits ``[N, classes]``. The last layer computes in float32 so that scores do not move in steps of
+    bfloat16.
     """
 
-    def __init__(self, widths: VggWidths, n_classes: int) -> None:
+    def __init__(self, widths: VggWidths, n_classes: int, channels: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 1
         for block, width in enumerate(widths.blocks):
             if block:
                 layers.append(nn.MaxPool2d(2))

@@ -6,6 +6,7 @@ and resampled to millimetres. All steps keep track of pixel edges, so boxes map 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +122,7 @@ class Patch:
     """The square around the canal."""
 
     pixels: Tensor
-    """float32 ``[P, P]`` in 0..1; zero outside the image."""
+    """float32 ``[P, P]`` in 0..1, or ``[1 + 2 * context, P, P]`` with neighbours; zero outside the image."""
     inside: float
     """Part of the patch that lies inside the image, 0..1."""
 
@@ -142,6 +143,31 @@ def make_patch(image: UprightSlice, center: tuple[float, float], recipe: PatchIn
         y, x = max(-top, 0), max(-left, 0)
         pixels[y : y + part.shape[0], x : x + part.shape[1]] = window(part, recipe.window)
     return Patch(pixels, inside=part.numel() / size**2)
+
+
+def make_context_patch(images: Sequence[UprightSlice | None], center: tuple[float, float], recipe: PatchInput) -> Patch:
+    """What the classifiers see of a slice and its neighbours, each windowed by its own percentiles.
+
+    images   an odd number, from head to foot, the slice itself in the middle. A neighbour that is None (none in this
+             slab, or not decoded) or does not lie in the same pixels is replaced by the slice itself
+    center   as in :func:`make_patch`
+    returns  a patch with pixels ``[len(images), P, P]``; a slice alone still has a channel
+    """
+    own = images[len(images) // 2]
+    if own is None or len(images) % 2 == 0:
+        raise ValueError("the slice itself stands in the middle of an odd number of images")
+    patch = make_patch(own, center, recipe)
+    channels = [
+        make_patch(image, center, recipe).pixels
+        if image is not None and image is not own and _same_grid(image, own)
+        else patch.pixels
+        for image in images
+    ]
+    return Patch(torch.stack(channels), patch.inside)
+
+
+def _same_grid(one: UprightSlice, other: UprightSlice) -> bool:
+    return one.shape == other.shape and bool(np.allclose(one.field_mm, other.field_mm))
 
 
 def window(pixels: Tensor, percentiles: Window) -> Tensor:

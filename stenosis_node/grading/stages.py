@@ -68,22 +68,28 @@ class Stages:
         return located
 
     def content_scores(self, patches: Sequence[Patch]) -> list[dict[Content, float]]:
-        """Score per content, summing to 1."""
+        """Score per content, summing to 1. A patch may hold more neighbours than the network sees."""
         classes = self._manifest.classify.classes
-        return [dict(zip(classes, row, strict=True)) for row in self._scores(self._classify, patches)]
+        temperature = self._manifest.calibration.classify_temperature
+        rows = self._scores(self._classify, patches, self._manifest.classify.channels, temperature)
+        return [dict(zip(classes, row, strict=True)) for row in rows]
 
     def grade_scores(self, patches: Sequence[Patch]) -> list[dict[Grade, float]]:
         """Score per grade, summing to 1."""
         classes = self._manifest.grade.classes
-        return [dict(zip(classes, row, strict=True)) for row in self._scores(self._grade, patches)]
+        temperature = self._manifest.calibration.grade_temperature
+        rows = self._scores(self._grade, patches, self._manifest.grade.channels, temperature)
+        return [dict(zip(classes, row, strict=True)) for row in rows]
 
-    def _scores(self, network: nn.Module, patches: Sequence[Patch]) -> list[list[float]]:
+    def _scores(
+        self, network: nn.Module, patches: Sequence[Patch], channels: int, temperature: float
+    ) -> list[list[float]]:
         if not patches:
             return []
-        batch = torch.stack([patch.pixels for patch in patches])[:, None].to(self.device)
+        batch = torch.stack([_middle(patch.pixels, channels) for patch in patches]).to(self.device)
         with torch.inference_mode(), self._autocast():
             logits: Tensor = network(batch)
-        rows: list[list[float]] = logits.double().softmax(1).tolist()
+        rows: list[list[float]] = (logits.double() / temperature).softmax(1).tolist()
         return rows
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -98,6 +104,15 @@ class Stages:
                 if isinstance(module, nn.Conv2d):
                     module.to(torch.bfloat16)
         return ready.to(self.device).requires_grad_(False)
+
+
+def _middle(pixels: Tensor, channels: int) -> Tensor:
+    """``[channels, P, P]`` around the slice itself. ValueError when the patch was made with fewer neighbours."""
+    shaped = pixels if pixels.dim() == 3 else pixels[None]
+    first = (len(shaped) - channels) // 2
+    if first < 0:
+        raise ValueError(f"the network sees {channels} slices, the patch holds {len(shaped)}")
+    return shaped[first : first + channels]
 
 
 def choose_device(device: str) -> torch.device:

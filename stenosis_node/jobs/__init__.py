@@ -12,6 +12,7 @@ from stenosis_node.jobs.peers import PeerCapability, Peers, PeerSummary
 from stenosis_node.jobs.reading import NodeStatus, Reading
 from stenosis_node.jobs.recalling import Recalling
 from stenosis_node.jobs.receiving import Receiving
+from stenosis_node.jobs.reconciling import FileRow, Reconciling, ResultRow
 from stenosis_node.jobs.records import (
     MR_CLASSES,
     BeingDeleted,
@@ -48,6 +49,7 @@ __all__ = [
     "DeliverySummary",
     "DocumentRow",
     "EventKind",
+    "FileRow",
     "JobDetail",
     "JobEvent",
     "JobStore",
@@ -61,6 +63,7 @@ __all__ = [
     "Purge",
     "RecallTarget",
     "Receipt",
+    "ResultRow",
     "ResultSummary",
     "Step",
     "StoredInstance",
@@ -74,7 +77,18 @@ __all__ = [
 
 
 class JobStore(
-    Receiving, Completeness, Grading, Delivering, Committing, Recalling, Withdrawing, Peers, Reading, Admin, Retention
+    Receiving,
+    Completeness,
+    Grading,
+    Delivering,
+    Committing,
+    Recalling,
+    Withdrawing,
+    Peers,
+    Reading,
+    Admin,
+    Retention,
+    Reconciling,
 ):
     """Every row of the node. Safe to share between the threads of one process; each process makes its own.
 

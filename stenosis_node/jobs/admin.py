@@ -30,7 +30,7 @@ class Admin(Database):
 
         raises  PermanentError when there is no such job or nothing to retry
         """
-        with self._writing() as connection:
+        with self._writing("retry") as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
             n_withdrawals = retry_withdrawals(connection, withdrawal.c.job_id == job_id, now)
@@ -87,7 +87,7 @@ class Admin(Database):
 
         raises  PermanentError when there is no such job or it is over
         """
-        with self._writing() as connection:
+        with self._writing("cancel") as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
             if row.state in (JobState.DELIVERED, JobState.REJECTED, JobState.CANCELLED):
@@ -118,14 +118,14 @@ class Admin(Database):
         self._set_held(job_id, False, EventKind.UNHELD, sentence, now)
 
     def _set_held(self, job_id: int, held: bool, kind: EventKind, sentence: str, now: datetime | None) -> None:
-        with self._writing() as connection:
+        with self._writing("set_held") as connection:
             _locked(connection, job_id)
             set_job(connection, job_id, held=held)
             add_event(connection, job_id, self._now(connection, now), kind, sentence)
 
     def free_leases_of(self, worker: str, *, now: datetime | None = None) -> int:
         """A worker is known to be dead: what it held can be claimed at once, its attempts count. Returns how many."""
-        with self._writing() as connection:
+        with self._writing("free_leases_of") as connection:
             now = self._now(connection, now)
             freed = 0
             connection.execute(_jobs_of(worker).order_by(job.c.id).with_for_update())  # as all others: jobs first

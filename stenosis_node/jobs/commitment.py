@@ -54,7 +54,7 @@ class Committing(Database):
         Counts an attempt, without a limit: whoever holds the lease decides from its ``attempt`` when to give up, by
         ``commitment_refused(permanent=True)``.
         """
-        with self._writing() as connection:
+        with self._writing("claim_commitment") as connection:
             now = self._now(connection, now)
             due = next_delivery(peer, DeliveryState.SENT, delivery.c.commit_due_at, now)
             while (row := connection.execute(due).first()) is not None:
@@ -88,7 +88,7 @@ class Committing(Database):
 
     def renew_commitment(self, lease: CommitmentLease, *, lease_s: float, now: datetime | None = None) -> None:
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone, for example because the answer came."""
-        with self._writing() as connection:
+        with self._writing("renew_commitment") as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             if not renew_row(connection, delivery, lease.delivery_id, lease.token, until):
                 raise delivery_lost(lease)
@@ -103,7 +103,7 @@ class Committing(Database):
         due_at  without an answer commitment is asked for again then
         raises  LeaseLost
         """
-        with self._writing() as connection:
+        with self._writing("request_commitment") as connection:
             now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
             asking = commitment.insert().values(transaction_uid=transaction_uid, delivery_id=row.id, requested_at=now)
@@ -114,7 +114,7 @@ class Committing(Database):
 
     def release_commitment(self, lease: CommitmentLease) -> None:
         """The request has left and its answer comes some day, or the node stops: give the lease back. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("release_commitment") as connection:
             _, row = held_delivery(connection, lease)
             set_delivery(connection, row.id, **NO_LEASE)
 
@@ -131,7 +131,7 @@ class Committing(Database):
 
         A FAILED one becomes DELIVERED if the peer commits after all.
         """
-        with self._writing() as connection:
+        with self._writing("commitment_refused") as connection:
             now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
             if permanent:
@@ -157,7 +157,7 @@ class Committing(Database):
         failed          SOP Instance UID to Failure Reason (0008,1197): they count as not confirmed and are sent again
         resend_after_s  how long to wait with that: a peer that confirms what it then does not have may need the time
         """
-        with self._writing() as connection:
+        with self._writing("record_commitment") as connection:
             now = self._now(connection, now)
             found = _locked(connection, transaction_uid)
             if found is None:

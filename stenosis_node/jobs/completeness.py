@@ -38,7 +38,7 @@ class Completeness(Database):
 
         not_from  calling AE titles: studies of which an instance came from these wait, up to their ceiling
         """
-        with self._writing() as connection:
+        with self._writing("claim_check") as connection:
             now = self._now(connection, now)
             row = connection.execute(_next_check(now, not_from)).first()
             if row is None:
@@ -64,14 +64,14 @@ class Completeness(Database):
 
     def renew_check(self, lease: CheckLease, *, lease_s: float, now: datetime | None = None) -> None:
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("renew_check") as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             if not renew_row(connection, job, lease.job_id, lease.token, until):
                 raise LeaseLost(f"job {lease.job_id} was taken away while it was being checked")
 
     def release_check(self, lease: CheckLease) -> None:
         """Give the study back unchecked, because the node stops. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("release_check") as connection:
             held_job(connection, lease)
             set_job(connection, lease.job_id, **NO_LEASE)
 
@@ -81,7 +81,7 @@ class Completeness(Database):
         Returns False, and the study is checked again when it is quiet, if an MR instance has come since the check
         began and the ceiling is not reached. LeaseLost.
         """
-        with self._writing() as connection:
+        with self._writing("conclude_check") as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
             if row.last_instance_at != lease.last_instance_at and now < row.ceiling_at:
@@ -98,7 +98,7 @@ class Completeness(Database):
 
         fetched  missing instances were fetched, or were tried to: counts a round
         """
-        with self._writing() as connection:
+        with self._writing("postpone_check") as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
             set_job(

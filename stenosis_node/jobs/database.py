@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
 
 from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs.schema import peer
 
 BUSY_TIMEOUT_S: Final = 30
@@ -49,6 +50,7 @@ class Database:
             ) from error
         self._reader = self._engine.execution_options(**{_READS: True})
         self._is_sqlite = self._engine.dialect.name == "sqlite"
+        self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
 
     def migrate(self) -> None:
         """Bring the tables to this version. Safe when several processes start at once: one works, the others wait.
@@ -91,16 +93,34 @@ class Database:
     # ----------------------------------------------------------------- for the parts of the store
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """One transaction that may write. It is rolled back when the block raises."""
-        with _translated(), self._engine.begin() as connection:
+    def _writing(self, step: str) -> Iterator[Connection]:
+        """One transaction that may write. It is rolled back when the block raises.
+
+        step  names its two failpoints: before and after it is durable
+        """
+        with self._translated(), self._engine.begin() as connection:
             yield connection
+            failpoint(f"jobs.{step}.written")
+        failpoint(f"jobs.{step}.committed")
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """One transaction that sees one state and takes no lock."""
-        with _translated(), self._reader.begin() as connection:
+        with self._translated(), self._reader.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """TransientError for what goes wrong with the database, whether SQLAlchemy or the driver itself says it."""
+        try:
+            yield
+        except (DBAPIError, self._driver_error) as error:
+            cause: Any = error.orig if isinstance(error, DBAPIError) else error
+            if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == "42P01":
+                raise ConfigError("the job database has no tables yet; start 'stenosis-node serve' once") from error
+            raise TransientError(f"the job database does not answer as it should: {cause}") from error
+        except TimeoutError as error:
+            raise TransientError(f"the job database is busy: {error}") from error
 
     def _now(self, connection: Connection, now: datetime | None) -> datetime:
         """``now``, or the clock that all nodes on this database share."""
@@ -140,7 +160,7 @@ def _rebuilding_tables(connection: Connection) -> Iterator[None]:
 
 def _make_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, max_overflow=-1)
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, max_overflow=-1, pool_use_lifo=True)
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -157,7 +177,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reads = connection.get_execution_options().get(_READS, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    connection.connection.cursor().execute("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _create_sqlite_file(database: str | None) -> None:
@@ -189,15 +209,3 @@ def _ask_for_wal(engine: Engine) -> str:
         return str(connection.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0])
     finally:
         connection.close()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
-            raise ConfigError("the job database has no tables yet; start 'stenosis-node serve' once") from error
-        raise TransientError(f"the job database does not answer as it should: {error.orig}") from error
-    except TimeoutError as error:
-        raise TransientError(f"the job database is busy: {error}") from error

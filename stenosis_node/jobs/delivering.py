@@ -46,7 +46,7 @@ class Delivering(Database):
         while the peer is paused. The delivery is marked as started here, before a byte can leave. One whose attempts
         are used up, because whoever had it died, fails here.
         """
-        with self._writing() as connection:
+        with self._writing("claim_delivery") as connection:
             now = self._now(connection, now)
             due = next_delivery(peer, DeliveryState.PENDING, delivery.c.retry_at, now)
             while (row := connection.execute(due).first()) is not None:
@@ -84,14 +84,14 @@ class Delivering(Database):
 
     def renew_delivery(self, lease: DeliveryLease, *, lease_s: float, now: datetime | None = None) -> None:
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("renew_delivery") as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             if not renew_row(connection, delivery, lease.delivery_id, lease.token, until):
                 raise delivery_lost(lease)
 
     def release_delivery(self, lease: DeliveryLease, *, now: datetime | None = None) -> None:
         """Give the delivery back, because the node stops: the attempt does not count. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("release_delivery") as connection:
             _, row = held_delivery(connection, lease)
             set_delivery(connection, row.id, attempts=row.attempts - 1, **NO_LEASE)
             sentence = f"delivery to {lease.peer} given back by {lease.worker}"
@@ -104,7 +104,7 @@ class Delivering(Database):
         finds that the result is the same. The attempt counts, so that this cannot go on for ever. Returns False, and
         changes nothing, when the images were deleted too. LeaseLost when the lease is gone.
         """
-        with self._writing() as connection:
+        with self._writing("make_again") as connection:
             now = self._now(connection, now)
             job_row, row = held_delivery(connection, lease)
             if job_row.purged_at is not None:
@@ -142,7 +142,7 @@ class Delivering(Database):
         confirmed  whether the sender takes it that the peer has the document; None: as the status says
         raises     LeaseLost when the lease is gone, once the answer is written down
         """
-        with self._writing() as connection:
+        with self._writing("record_document") as connection:
             now = self._now(connection, now)
             connection.execute(select(job.c.id).where(job.c.id == lease.job_id).with_for_update()).one()
             if confirmed is None:
@@ -171,7 +171,7 @@ class Delivering(Database):
         commitment  the peer is asked for storage commitment: the delivery is SENT until it has committed
         raises      LeaseLost
         """
-        with self._writing() as connection:
+        with self._writing("advance_delivery") as connection:
             now = self._now(connection, now)
             job_row, row = held_delivery(connection, lease)
             if commitment and uncommitted(connection, row):
@@ -196,7 +196,7 @@ class Delivering(Database):
         self, lease: DeliveryLease, *, retry_at: datetime, sentence: str, max_attempts: int, now: datetime | None = None
     ) -> DeliveryState:
         """Another attempt at ``retry_at``, or FAILED when the attempts are used up; returns which. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("retry_delivery_later") as connection:
             now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
             if row.attempts >= max_attempts:
@@ -211,7 +211,7 @@ class Delivering(Database):
 
     def fail_delivery(self, lease: DeliveryLease, *, sentence: str, now: datetime | None = None) -> None:
         """A human is needed. When the peer is required the job is FAILED in ``deliver``. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("fail_delivery") as connection:
             now = self._now(connection, now)
             _, row = held_delivery(connection, lease)
             fail_delivery(connection, row, sentence, now)

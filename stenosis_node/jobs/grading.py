@@ -56,7 +56,7 @@ class Grading(Database):
         """
         if state is not JobState.RECEIVED:
             raise ValueError(f"a job that is {state} cannot be claimed; deliveries have claim_delivery")
-        with self._writing() as connection:
+        with self._writing("claim") as connection:
             now = self._now(connection, now)
             while (row := connection.execute(_next_job(state, now)).first()) is not None:
                 if row.attempts >= max_attempts:
@@ -91,14 +91,14 @@ class Grading(Database):
 
     def renew(self, lease: Lease, *, lease_s: float, now: datetime | None = None) -> None:
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("renew") as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             if not renew_row(connection, job, lease.job_id, lease.token, until):
                 raise LeaseLost(f"job {lease.job_id} was taken away while it was being graded")
 
     def release(self, lease: Lease, *, now: datetime | None = None) -> None:
         """Give the job back unworked, because the node stops: the attempt does not count. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("release") as connection:
             row = held_job(connection, lease)
             set_job(connection, lease.job_id, attempts=row.attempts - 1, **NO_LEASE)
             add_event(
@@ -132,7 +132,7 @@ class Grading(Database):
 
     def record_decisions(self, lease: Lease, decisions: Sequence[SeriesDecision]) -> None:
         """Write down why each series was chosen or not, replacing what was said of the same series. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("record_decisions") as connection:
             held_job(connection, lease)
             _write_decisions(connection, lease.job_id, decisions)
 
@@ -160,7 +160,7 @@ class Grading(Database):
         raises       LeaseLost; BeingDeleted when the housekeeping is about to delete documents of the same key, or
                      has since the claim, so that what was written may be gone
         """
-        with self._writing() as connection:
+        with self._writing("advance_graded") as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
             _refuse_if_being_deleted(connection, row.id, result_key, lease.claimed_at)
@@ -212,7 +212,7 @@ class Grading(Database):
         now: datetime | None = None,
     ) -> None:
         """Nothing in the study can be graded: REJECTED, with the code and the sentence. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("reject") as connection:
             now = self._now(connection, now)
             held_job(connection, lease)
             _write_decisions(connection, lease.job_id, decisions)
@@ -231,7 +231,7 @@ class Grading(Database):
 
     def fail(self, lease: Lease, *, sentence: str, now: datetime | None = None) -> None:
         """A human is needed: FAILED in ``grade``. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("fail") as connection:
             held_job(connection, lease)
             fail_job(connection, lease.job_id, Step.GRADE, sentence, self._now(connection, now))
 
@@ -239,7 +239,7 @@ class Grading(Database):
         self, lease: Lease, *, retry_at: datetime, sentence: str, max_attempts: int, now: datetime | None = None
     ) -> JobState:
         """Another attempt at ``retry_at``, or FAILED when the attempts are used up; returns which. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("retry_later") as connection:
             now = self._now(connection, now)
             row = held_job(connection, lease)
             if row.attempts >= max_attempts:

@@ -65,12 +65,12 @@ class Peers(Database):
 
     def pause_peer(self, name: str, *, why: str, now: datetime | None = None) -> None:
         """From now on nothing more is claimed for this peer, until :meth:`resume_peer`; what is being sent is ended."""
-        with self._writing() as connection:
+        with self._writing("pause_peer") as connection:
             self._upsert_peer(connection, name, paused_at=self._now(connection, now), paused_why=why)
 
     def resume_peer(self, name: str, *, now: datetime | None = None) -> int:
         """End a pause: everything that waits for this peer is due at once. Returns how many deliveries that are."""
-        with self._writing() as connection:
+        with self._writing("resume_peer") as connection:
             now = self._now(connection, now)
             for table, pending in ((delivery, DeliveryState.PENDING), (withdrawal, WithdrawalState.PENDING)):
                 waits = (table.c.state == pending) & table.c.lease_token.is_(None) & (table.c.retry_at > now)
@@ -93,7 +93,7 @@ class Peers(Database):
         capability    anything that JSON can hold
         """
         values: dict[str, Any] = {} if report_class is None else {"report_class": report_class}
-        with self._writing() as connection:
+        with self._writing("remember_capability") as connection:
             if capability is not None:
                 values |= {"capability": dict(capability), "probed_at": self._now(connection, now)}
             self._upsert_peer(connection, name, **values)
@@ -122,7 +122,7 @@ class Peers(Database):
 
         Returns how many there are.
         """
-        with self._writing() as connection:
+        with self._writing("retry_peer") as connection:
             now = self._now(connection, now)
             failed = _counted(delivery.c.id, name, delivery.c.job_id, job.c.state.label("was"))
             failed = failed.where(delivery.c.state == DeliveryState.FAILED)

@@ -87,7 +87,7 @@ class Recalling(Database):
         for target in targets:
             by_job[target.job_id].append(target)
         made = 0
-        with self._writing() as connection:
+        with self._writing("recall") as connection:
             now = self._now(connection, now)
             for job_id in sorted(by_job):  # one order of locks for all
                 row = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()

@@ -7,16 +7,23 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, select, update
+from sqlalchemy import Connection, Table, bindparam, exists, select, update
 
 from stenosis_node.domain import JobState, ReceivedInstance
 from stenosis_node.jobs.database import Database
 from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
+from stenosis_node.jobs.prepared import Prepared
 from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Step, Touch
 from stenosis_node.jobs.retention import RESEND_GRACE, lacks_files
 from stenosis_node.jobs.schema import document, event, instance, job
+
+_POSTPONED: Final = ("n_instances", "n_bytes", "last_instance_at", "complete_because", "quiet_until")
+_ADDED: Final = (
+    *("job_id", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "received_at"),
+    *("transfer_syntax_uid", "path", "size_bytes", "sha256", "calling_ae_title", "conflicts"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,18 @@ class _Clock:
 
 class Receiving(Database):
     """The part of the store that the receiving process uses."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        of_study = select(job).where(job.c.study_instance_uid == bindparam("study")).with_for_update()
+        self._job_of = self._prepared(of_study, {"study": job.c.study_instance_uid.type})
+        postpone = update(job).where(job.c.id == bindparam("of_job")).values(_parameters(_POSTPONED))
+        self._postpone = self._prepared(postpone, {"of_job": job.c.id.type, **_types(job, _POSTPONED)})
+        add = self._insert(instance).values(_parameters(_ADDED)).on_conflict_do_nothing().returning(instance.c.id)
+        self._add = self._prepared(add, _types(instance, _ADDED))
+
+    def _prepared(self, statement: Any, parameters: dict[str, Any]) -> Prepared:
+        return Prepared(statement, self._engine.dialect, parameters)
 
     def touch(
         self,
@@ -66,7 +85,7 @@ class Receiving(Database):
         for i, (received, _) in enumerate(arrivals):
             by_study[received.study_instance_uid].append(i)
         touches: dict[int, Touch] = {}
-        with self._writing() as connection:
+        with self._writing("touch_many") as connection:
             clock = _Clock(self._now(connection, now), timedelta(seconds=quiet_period_s), timedelta(seconds=ceiling_s))
             for study in sorted(by_study):  # one order of locks for all
                 indices = by_study[study]
@@ -86,7 +105,7 @@ class Receiving(Database):
         with self._reading() as connection:  # almost always there is nothing to write
             if connection.execute(select(job.c.id).where(waiting).limit(1)).first() is None:
                 return
-        with self._writing() as connection:
+        with self._writing("postpone_open") as connection:
             rows = connection.execute(
                 select(job.c.id, job.c.ceiling_at).where(waiting).order_by(job.c.study_instance_uid).with_for_update()
             ).all()
@@ -114,7 +133,7 @@ class Receiving(Database):
     def _touch_study(
         self, connection: Connection, study: str, group: Sequence[tuple[ReceivedInstance, bool]], clock: _Clock
     ) -> list[Touch]:
-        row = _job_of(connection, study)
+        row = self._job_of.execute(connection, {"study": study})
         opened = False
         if row is None and any(_is_mr(received) for received, _ in group):
             row, opened = self._open(connection, study, group, clock)
@@ -135,7 +154,7 @@ class Receiving(Database):
             }
             if mr and not opened:
                 reopened = _postpone_or_reopen(connection, row, values, clock)
-            set_job(connection, row.id, **values)
+            self._change(connection, row.id, values)
         job_id = None if row is None else row.id
         return [
             Touch(job_id=job_id, new_instance=is_new, reopened=reopened and is_new and _is_mr(received))
@@ -144,7 +163,7 @@ class Receiving(Database):
 
     def _open(
         self, connection: Connection, study: str, group: Iterable[tuple[ReceivedInstance, bool]], clock: _Clock
-    ) -> tuple[Row[Any], bool]:
+    ) -> tuple[Any, bool]:
         """The new job of a study, with the instances that came before its first MR instance."""
         opening = (
             self._insert(job)
@@ -167,13 +186,12 @@ class Receiving(Database):
             set_job(connection, job_id, n_instances=adopted, n_bytes=size)
             sender = next(received.calling_ae_title for received, _ in group if _is_mr(received))
             add_event(connection, job_id, clock.now, EventKind.OPENED, f"first MR instance received from {sender}")
-        row = _job_of(connection, study)
+        row = self._job_of.execute(connection, {"study": study})
         assert row is not None  # noqa: S101  inserted here, or by the process that was faster
         return row, job_id is not None
 
     def _add_instance(self, connection: Connection, received: ReceivedInstance, job_id: int | None) -> bool:
         """Whether the row is new."""
-        adding = self._insert(instance).on_conflict_do_nothing().returning(instance.c.id)
         row = {
             "job_id": job_id,
             "study_instance_uid": received.study_instance_uid,
@@ -181,11 +199,19 @@ class Receiving(Database):
             "sop_instance_uid": received.sop_instance_uid,
             "sop_class_uid": received.sop_class_uid,
             "received_at": received.received_at,
+            "conflicts": 0,
             **_of_file(received),
         }
-        return connection.execute(adding, row).first() is not None
+        return self._add.execute(connection, _named(row)) is not None
 
-    def _touch_purged(self, connection: Connection, row: Row[Any], any_new: bool, clock: _Clock) -> bool:
+    def _change(self, connection: Connection, job_id: int, values: dict[str, Any]) -> None:
+        """Change columns of a job; the usual ones, after a new MR instance, by the statement that is ready."""
+        if values.keys() == set(_POSTPONED):
+            self._postpone.execute(connection, {"of_job": job_id, **_named(values)})
+        else:
+            set_job(connection, job_id, **values)
+
+    def _touch_purged(self, connection: Connection, row: Any, any_new: bool, clock: _Clock) -> bool:
         """A study whose files were deleted starts again when all it needs is back and something new is among it.
 
         Until then new instances wait as orphans: grading a part of the study would replace a good result by a bad one.
@@ -221,6 +247,19 @@ class Receiving(Database):
         return reopened
 
 
+def _parameters(columns: Iterable[str]) -> dict[str, Any]:
+    """A parameter for each column: its own name is SQLAlchemy's."""
+    return {name: bindparam(f"new_{name}") for name in columns}
+
+
+def _types(table: Table, columns: Iterable[str]) -> dict[str, Any]:
+    return {f"new_{name}": table.c[name].type for name in columns}
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in values.items()}
+
+
 def _of_file(received: ReceivedInstance) -> dict[str, Any]:
     return {
         "transfer_syntax_uid": received.transfer_syntax_uid,
@@ -233,10 +272,6 @@ def _of_file(received: ReceivedInstance) -> dict[str, Any]:
 
 def _is_mr(received: ReceivedInstance) -> bool:
     return received.sop_class_uid in MR_CLASSES
-
-
-def _job_of(connection: Connection, study: str) -> Row[Any] | None:
-    return connection.execute(select(job).where(job.c.study_instance_uid == study).with_for_update()).first()
 
 
 def _said_lately(connection: Connection, job_id: int, kind: EventKind, after: datetime) -> bool:
@@ -287,7 +322,7 @@ def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict:
         connection.execute(update(instance).where(instance.c.id == known.id).values(**values))
 
 
-def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str, Any], clock: _Clock) -> bool:
+def _postpone_or_reopen(connection: Connection, row: Any, values: dict[str, Any], clock: _Clock) -> bool:
     """Fill ``values`` with what a new MR instance does to its job. Returns whether the job starts again."""
     untouched = row.state == JobState.RECEIVED and row.first_claimed_at is None
     values |= {"last_instance_at": clock.now, "complete_because": None}
@@ -321,7 +356,7 @@ def _postpone_or_reopen(connection: Connection, row: Row[Any], values: dict[str,
     return True
 
 
-def _was(row: Row[Any], clock: _Clock) -> str:
+def _was(row: Any, clock: _Clock) -> str:
     if row.state != JobState.RECEIVED:
         return str(row.state)
     return (

@@ -64,7 +64,7 @@ class Retention(Database):
         documents_days   documents of a finished study go after this many days
         keep_ungradable  keep instances of closed studies that can never be graded, and those of studies without MR
         """
-        with self._writing() as connection:
+        with self._writing("purgeable") as connection:
             now = self._now(connection, now)
             _mark_instances(connection, now - timedelta(days=instances_days), now)
             _mark_results(connection, now - timedelta(days=documents_days), now)
@@ -95,7 +95,7 @@ class Retention(Database):
 
     def mark_purged(self, purge: Purge, *, now: datetime | None = None) -> None:
         """The files of ``purge`` are gone. Rows of studies that never had a job go too, and are counted."""
-        with self._writing() as connection:
+        with self._writing("mark_purged") as connection:
             now = self._now(connection, now)
             for ids in _portions(purge.instance_ids):
                 gone = instance.c.id.in_(ids) & instance.c.purged_at.is_not(None)

@@ -37,7 +37,7 @@ class Withdrawing(Database):
         None while the peer is paused or the job is held; the note about a superseded result waits until the peer has a
         later one, DELIVERED. One whose attempts are used up, because whoever had it died, fails here.
         """
-        with self._writing() as connection:
+        with self._writing("claim_withdrawal") as connection:
             now = self._now(connection, now)
             while (row := connection.execute(_next_withdrawal(peer, now)).first()) is not None:
                 if row.attempts >= max_attempts:
@@ -70,20 +70,20 @@ class Withdrawing(Database):
 
     def renew_withdrawal(self, lease: WithdrawalLease, *, lease_s: float, now: datetime | None = None) -> None:
         """Keep the lease for ``lease_s`` from now. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("renew_withdrawal") as connection:
             until = self._now(connection, now) + timedelta(seconds=lease_s)
             if not renew_row(connection, withdrawal, lease.withdrawal_id, lease.token, until):
                 raise LeaseLost(f"withdrawal {lease.withdrawal_id} of job {lease.job_id} was taken away")
 
     def release_withdrawal(self, lease: WithdrawalLease) -> None:
         """Give it back, because the node stops: the attempt does not count. LeaseLost when it is gone."""
-        with self._writing() as connection:
+        with self._writing("release_withdrawal") as connection:
             row = held_withdrawal(connection, lease)
             set_withdrawal(connection, row.id, attempts=row.attempts - 1, **NO_LEASE)
 
     def advance_withdrawal(self, lease: WithdrawalLease, *, now: datetime | None = None) -> None:
         """The peer has the rejection note. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("advance_withdrawal") as connection:
             now = self._now(connection, now)
             row = held_withdrawal(connection, lease)
             done = {"state": WithdrawalState.DELIVERED, "state_since": now, "message": None, "attempts": 0}
@@ -102,7 +102,7 @@ class Withdrawing(Database):
         now: datetime | None = None,
     ) -> WithdrawalState:
         """Another attempt at ``retry_at``, or FAILED when the attempts are used up; returns which. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("retry_withdrawal_later") as connection:
             now = self._now(connection, now)
             row = held_withdrawal(connection, lease)
             self._upsert_peer(connection, lease.peer, last_error=sentence, last_error_at=now)
@@ -116,7 +116,7 @@ class Withdrawing(Database):
 
     def fail_withdrawal(self, lease: WithdrawalLease, *, sentence: str, now: datetime | None = None) -> None:
         """A human is needed. LeaseLost."""
-        with self._writing() as connection:
+        with self._writing("fail_withdrawal") as connection:
             now = self._now(connection, now)
             row = held_withdrawal(connection, lease)
             _fail(connection, row, sentence, now)

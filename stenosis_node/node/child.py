@@ -34,9 +34,12 @@ def receive(config: Config, worker: str, stop: threading.Event) -> None:
 
 def grade(config: Config, worker: str, stop: threading.Event) -> None:
     """Grade the studies that fell quiet."""
+    from stenosis_node.audit import AuditTrail
+    from stenosis_node.node.auditing import report_bundle
     from stenosis_node.work.grade import GradeWorker, load_pipeline
 
     pipeline = load_pipeline(config.grading)
+    report_bundle(config, pipeline.identity, AuditTrail(config))  # it may have been replaced since serve looked
     GradeWorker(config, Spool(config.spool), JobStore(config.database_url), pipeline, worker=worker).run(stop)
 
 

@@ -10,11 +10,13 @@ from typing import Final
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from stenosis_node.audit import AuditTrail
 from stenosis_node.config import Config
 from stenosis_node.errors import NodeError
 from stenosis_node.jobs import JobStore
 from stenosis_node.spool import Spool
 from stenosis_node.work.adopt import adopt
+from stenosis_node.work.auditing import deleted_parts
 
 log = logging.getLogger("stenosis_node.node")
 
@@ -27,12 +29,14 @@ RESENT_WITHIN: Final = timedelta(hours=1)
 """A sender that got no Success has sent again by then; a file that still has no row is taken in without it."""
 
 
-def purge(config: Config, spool: Spool, store: JobStore) -> None:
+def purge(config: Config, spool: Spool, store: JobStore, trail: AuditTrail) -> None:
     """Delete the bytes whose time is over. The rows stay, so that ``jobs`` still tells what happened."""
     keep = config.retention
     while due := store.purgeable(
         instances_days=keep.instances_days, documents_days=keep.documents_days, keep_ungradable=keep.keep_ungradable
     ):
+        doomed = deleted_parts(spool.root, due.instances, due.result_keys)
+        trail.record(*(trail.events.deleted(part) for part in doomed))
         deleted = spool.delete_instances(due.instances)
         for key in (*due.result_keys, *due.chosen_keys):
             spool.delete_result(key)
@@ -41,7 +45,7 @@ def purge(config: Config, spool: Spool, store: JobStore) -> None:
 
 
 @contextmanager
-def chores(config: Config, spool: Spool, store: JobStore) -> Iterator[None]:
+def chores(config: Config, spool: Spool, store: JobStore, trail: AuditTrail) -> Iterator[None]:
     """Run the chores on a schedule until the block ends; the first time at once."""
 
     def adopt_safely() -> None:
@@ -52,7 +56,7 @@ def chores(config: Config, spool: Spool, store: JobStore) -> Iterator[None]:
 
     def purge_safely() -> None:
         try:
-            purge(config, spool, store)
+            purge(config, spool, store, trail)
         except NodeError as error:
             log.warning("deletion put off: %s", error, extra={"event": "purge_failed"})
 

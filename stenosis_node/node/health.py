@@ -5,22 +5,28 @@ Silence must never read as healthy: whatever waits for a human stays a problem u
 
 from __future__ import annotations
 
-import shutil
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from stenosis_node.audit import unsent_since
 from stenosis_node.config import Config
 from stenosis_node.jobs import NodeStatus, PeerSummary
+from stenosis_node.node.access import own_certificates
+from stenosis_node.spool import least_free_bytes
 
 FAILING_S: Final = 120.0
 """A peer whose deliveries have failed for less than this, the time of a restart, is not reported."""
 WAITING_S: Final = 3600.0
 """A complete study that has not been graded for this long is reported, and a delivery that nobody has tried."""
 
+
+UNSENT: Final = timedelta(minutes=5)
+"""An audit message that the syslog server does not have for this long is reported."""
 
 UNSERVED: Final = "it is not configured to get results"
 
@@ -107,11 +113,39 @@ def is_listening(config: Config) -> bool:
 
 
 def free_bytes(config: Config) -> int | None:
-    """Room on the disk of the spool; None when there is no spool yet."""
+    """Room on the fullest disk of the node; None when there is no spool yet."""
     try:
-        return shutil.disk_usage(config.spool).free
+        return least_free_bytes(config.written_folders) if config.spool.exists() else None
     except OSError:
         return None
+
+
+def certificate_problems(config: Config) -> tuple[Problem, ...]:
+    """Certificates of ours that end soon, or have, or cannot be read."""
+    found = []
+    for one in own_certificates(config):
+        if one.end is None:
+            found.append(Problem("certificate", f"{one.key}: {one.path} cannot be read", "put a certificate there"))
+        elif one.is_over_soon():
+            verb = "ended" if one.is_over() else "ends"
+            fix = "have a new one made, and put it in place: that needs no restart"
+            found.append(Problem("certificate", f"{one.key}: {one.path.name} {verb} on {one.end:%Y-%m-%d}", fix))
+    return tuple(found)
+
+
+def audit_problems(config: Config) -> tuple[Problem, ...]:
+    """What keeps audit messages from being written, or from reaching the syslog server."""
+    found = []
+    file = config.audit_file
+    if file.parent.exists() and not os.access(file if file.exists() else file.parent, os.W_OK):
+        fix = "let the node's user write it; until then messages are held in memory, and commands are refused"
+        found.append(Problem("audit", f"audit.file: {file} cannot be written", fix))
+    since = unsent_since(config)
+    if since is not None and datetime.now(UTC) - since > UNSENT:
+        where = f"{config.audit.syslog_host} port {config.audit.syslog_port}"
+        fix = "nothing is lost, they stay in the audit file; the log of 'serve' says why"
+        found.append(Problem("audit", f"messages are not sent to {where} since {since:%Y-%m-%d %H:%M} UTC", fix))
+    return tuple(found)
 
 
 def problems(status: NodeStatus, config: Config, *, free: int | None) -> tuple[Problem, ...]:

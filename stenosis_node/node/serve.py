@@ -11,7 +11,9 @@ from stenosis_node import __version__
 from stenosis_node.config import Config
 from stenosis_node.domain import BundleStatus
 from stenosis_node.jobs import JobStore
-from stenosis_node.node.checks import check_bundle, check_delivery, check_port
+from stenosis_node.node.access import check_access, check_tls, describe_access, describe_tls, exposed_keys
+from stenosis_node.node.auditing import audited_bundle, audited_run
+from stenosis_node.node.checks import check_delivery, check_port
 from stenosis_node.node.child import ROLES
 from stenosis_node.node.chores import chores
 from stenosis_node.node.health import UNSERVED, unknown_peers, unserved_fix
@@ -32,8 +34,10 @@ def serve(config_path: Path | None, config: Config) -> int:
     """
     stop = stop_on_signals()
     set_up_logging("serve", config.log_level)
-    bundle = check_bundle(config)
+    bundle = audited_bundle(config)
     check_delivery(config, bundle)
+    check_access(config)
+    check_tls(config)
     spool = Spool(config.spool)
     with spool.hold():
         check_port(config)
@@ -49,6 +53,9 @@ def serve(config_path: Path | None, config: Config) -> int:
             log.warning(
                 "bundle %s is %s: not for clinical use", bundle.name, bundle.status, extra={"event": "not_clinical"}
             )
+        log.info("who may send: %s; %s", describe_access(config), describe_tls(config), extra={"event": "access"})
+        for key, path, readers in exposed_keys(config):
+            log.warning("%s: %s can read %s", key, readers, path, extra={"event": "key_exposed"})
         if not config.peers:
             log.warning("no peers: results stay in the spool", extra={"event": "no_peers"})
         for name, count in unknown_peers(store.status(), config).items():
@@ -57,7 +64,11 @@ def serve(config_path: Path | None, config: Config) -> int:
                 count, name, UNSERVED, unserved_fix(name), extra={"event": "unknown_peer"},
             )  # fmt: skip
         try:
-            with metrics_server(config, store, bundle), chores(config, spool, store):
+            with (
+                audited_run(config, bundle) as trail,
+                metrics_server(config, store, bundle),
+                chores(config, spool, store, trail),
+            ):
                 code = Supervisor(config, store, ROLES, name=_node_name(config)).run(stop)
         finally:
             store.close()

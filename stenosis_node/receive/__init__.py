@@ -5,7 +5,7 @@ It is built on stock pynetdicom through its public hooks and runs in a process o
 
 from __future__ import annotations
 
-from stenosis_node.receive.access import Admission, AssociationRequest, admit
+from stenosis_node.receive.access import AccessRules, Admission, AssociationRequest, admit, admits_address
 from stenosis_node.receive.receiver import Receiver
 
-__all__ = ["Admission", "AssociationRequest", "Receiver", "admit"]
+__all__ = ["AccessRules", "Admission", "AssociationRequest", "Receiver", "admit", "admits_address"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Final, NamedTuple
 
 from stenosis_node.domain import ReceivedInstance
@@ -26,41 +25,52 @@ class Arrival(NamedTuple):
     conflict: bool
 
 
+class _Waiting:
+    """An arrival whose thread waits for its commit; only who has the turn looks at it or changes it."""
+
+    __slots__ = ("arrival", "error", "is_done")
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+        self.is_done = False
+        self.error: Exception | None = None
+
+
 class Committer:
     """Commits arrivals in groups: ``touch`` writes a group in one transaction, all of it or nothing."""
 
     def __init__(self, touch: Callable[[Sequence[Arrival]], object]) -> None:
         self._touch = touch
         self._turn = threading.Lock()
-        self._queue: deque[tuple[Arrival, Future[None]]] = deque()
+        self._queue: deque[_Waiting] = deque()
 
     def commit(self, arrival: Arrival) -> None:
         """Return when the row is durable. Raises what ``touch`` raised for it."""
-        done: Future[None] = Future()
-        self._queue.append((arrival, done))
+        mine = _Waiting(arrival)
+        self._queue.append(mine)
         with self._turn:
-            while not done.done():  # else whoever had the turn before took it along
+            while not mine.is_done:  # else whoever had the turn before took it along
                 self._commit([self._queue.popleft() for _ in range(min(MAX_GROUP, len(self._queue)))])
-        done.result()
+        if mine.error is not None:
+            raise mine.error
 
     @property
     def waiting(self) -> int:
         """Arrivals that wait for a running commit to end."""
         return len(self._queue)
 
-    def _commit(self, group: Sequence[tuple[Arrival, Future[None]]]) -> None:
+    def _commit(self, group: Sequence[_Waiting]) -> None:
+        error: Exception | None = None
         try:
-            self._touch([arrival for arrival, _ in group])
-        except Exception as error:  # noqa: BLE001  raised again in the thread that it belongs to
+            self._touch([one.arrival for one in group])
+        except Exception as raised:  # noqa: BLE001  raised again in the thread that it belongs to
+            error = raised
             if len(group) > 1 and _blames_one(error):
-                for item in group:
-                    self._commit([item])
+                for one in group:
+                    self._commit([one])
                 return
-            for _, done in group:
-                done.set_exception(error)
-            return
-        for _, done in group:
-            done.set_result(None)
+        for one in group:
+            one.error, one.is_done = error, True
 
 
 def _blames_one(error: Exception) -> bool:

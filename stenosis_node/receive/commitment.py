@@ -24,14 +24,6 @@ class CommitmentReports:
     def __init__(self, config: Config, store: JobStore) -> None:
         self._store = store
         self._peers = {peer.ae_title: peer for peer in config.peers.values() if peer.commitment}
-        for title in self._peers:
-            if config.receive.calling_ae_titles and title not in config.receive.calling_ae_titles:
-                log.warning(
-                    "%s is asked for storage commitment but may not associate: add the title that it reports from to "
-                    "receive.calling_ae_titles",
-                    title,
-                    extra={"event": "reports_rejected"},
-                )
 
     def are_taken(self, association: Association, calling_ae_title: str) -> bool:
         """Whether a requested association may carry reports.

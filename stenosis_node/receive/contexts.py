@@ -10,6 +10,7 @@ contexts are computed from each request and set on its association; pynetdicom's
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
@@ -18,6 +19,8 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass, Verifica
 from pynetdicom.sop_class import uid_to_service_class
 
 from stenosis_node.wire.commitment import PUSH_MODEL
+
+VERIFICATION: Final = UID("1.2.840.10008.1.1")
 
 
 def supported_contexts(
@@ -58,6 +61,11 @@ def unknown_as_storage(requested: Iterable[PresentationContext]) -> dict[UID, SO
             item.service_class_uid = UID(StorageServiceClass.uid)
             items[sop_class] = item
     return items
+
+
+def are_storage_only(requested: Iterable[PresentationContext]) -> bool:
+    """Whether nothing else is asked for than to store or to verify."""
+    return all(context.abstract_syntax and _is_accepted(context.abstract_syntax) for context in requested)
 
 
 def _is_accepted(sop_class: UID) -> bool:

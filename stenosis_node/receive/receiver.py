@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
@@ -18,43 +18,27 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Config
-from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, ReceivedInstance
+from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from stenosis_node.errors import ConfigError, NodeError
-from stenosis_node.failpoint import failpoint
-from stenosis_node.jobs import MR_CLASSES, JobStore
-from stenosis_node.receive.associations import OpenAssociation, OpenAssociations
-from stenosis_node.receive.commit import Arrival, Committer
+from stenosis_node.jobs import JobStore
+from stenosis_node.receive.access import Door
+from stenosis_node.receive.associations import OpenAssociations
+from stenosis_node.receive.auditing import AssociationAudit
 from stenosis_node.receive.commitment import CommitmentReports
-from stenosis_node.receive.contexts import supported_contexts, unknown_as_storage
+from stenosis_node.receive.contexts import VERIFICATION, supported_contexts, unknown_as_storage
+from stenosis_node.receive.fast_path import FastPath
+from stenosis_node.receive.intake import SUCCESS, Incoming, Intake
 from stenosis_node.receive.listening import AssociationServer
-from stenosis_node.spool import PutOutcome, Spool
+from stenosis_node.spool import Spool
 from stenosis_node.wire import MAX_PDU_BYTES
-from stenosis_node.wire.header import MissingUid, UnreadableHeader, read_uids
-from stenosis_node.wire.part10 import file_meta
+from stenosis_node.wire.tls import CallersTls
 
 log = logging.getLogger("stenosis_node.receive")
-
-SUCCESS: Final = 0x0000
-PROCESSING_FAILURE: Final = 0x0110
-OUT_OF_RESOURCES: Final = 0xA700
-DOES_NOT_MATCH: Final = 0xA900
-CANNOT_UNDERSTAND: Final = 0xC000
-
-VERIFICATION: Final = "1.2.840.10008.1.1"
 
 POSTPONE_EVERY_S: Final = 1.0
 POSTPONE_BY_S: Final = 3.0
 """A study with an open association stays open this much longer than the last tick."""
 STOP_S: Final = 5.0
-
-
-class _Refused(Exception):
-    """The instance is answered with a failure status. ``comment``: at most 64 ASCII characters (PS3.7 C.4)."""
-
-    def __init__(self, status: int, comment: str) -> None:
-        super().__init__(comment)
-        self.status = status
-        self.comment = comment
 
 
 class Receiver:
@@ -63,16 +47,27 @@ class Receiver:
     ``spool`` and ``store`` stay the caller's: they are used from the threads of the associations, and not closed here.
     """
 
-    def __init__(self, config: Config, spool: Spool, store: JobStore) -> None:
+    def __init__(
+        self,
+        config: Config,
+        spool: Spool,
+        store: JobStore,
+        *,
+        secure: Callable[[socket.socket], socket.socket] | None = None,
+    ) -> None:
+        """
+        secure  makes a TLS connection of an accepted one, see :class:`AssociationServer`; None: as [receive.tls] says
+        """
+        self._secure = CallersTls(config.receive.tls).secure if secure is None and config.receive.tls.is_on else secure
         self._rules = config.receive
-        self._jobs = config.jobs
-        self._spool = spool
         self._store = store
-        self._open = OpenAssociations(config.receive)
+        self._intake = Intake(config, spool, store)
+        self._audit = AssociationAudit(config)
+        self._door = Door(config, turned_away=self._audit.turned_away)
+        self._open = OpenAssociations(config.receive, self._door, self._audit)
         self._reports = CommitmentReports(config, store)
         self._stopping = threading.Event()
         self._server: AssociationServer | None = None
-        self._committer = Committer(self._touch)
         self._threads: list[threading.Thread] = []
 
     @property
@@ -90,6 +85,7 @@ class Receiver:
         ]
         for thread in self._threads:
             thread.start()
+        self._audit.start()
         log.info(
             "listening as %s on %s port %d",
             self._rules.ae_title,
@@ -107,9 +103,11 @@ class Receiver:
         aborting = [threading.Thread(target=a.abort, daemon=True) for a in self._server.active_associations]
         for thread in aborting:
             thread.start()
+        self._server.end_connections(STOP_S)
         for thread in [*aborting, *self._threads]:
             thread.join(STOP_S)
         self._server = None
+        self._audit.stop()
         log.info("stopped listening", extra={"event": "stopped"})
 
     def serve_forever(self, stop: threading.Event) -> None:
@@ -139,8 +137,8 @@ class Receiver:
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._reports.answer),
-            (evt.EVT_RELEASED, self._on_closed, ["released"]),
-            (evt.EVT_ABORTED, self._on_closed, ["aborted"]),
+            (evt.EVT_RELEASED, lambda event: self._open.say_ended(event.assoc, "released")),
+            (evt.EVT_ABORTED, lambda event: self._open.say_ended(event.assoc, "aborted")),
         ]
         where = f"{self._rules.host} port {self._rules.port}"
         try:
@@ -159,7 +157,12 @@ class Receiver:
                     text = f"receive.host: cannot listen on {where}: {error.strerror}"
             raise ConfigError(text) from error
         assert isinstance(server, AssociationServer)  # noqa: S101  what server_class asked for
+        server.secure = self._secure
+        if self._rules.fast_path:
+            server.fast_path = FastPath(self._open, self._intake, limit_s=self._rules.network_timeout_s)
         server.limit_s = self._rules.network_timeout_s
+        server.door = self._door
+        server.audit = self._audit
         server.max_connections = ae.maximum_associations
         return server
 
@@ -174,9 +177,6 @@ class Receiver:
         calling = request.calling_ae_title
         admission = self._open.admit(association, called=request.called_ae_title, calling=calling, address=address)
         if not admission.accepted:
-            log.warning(
-                "association from %s rejected: %s", address, admission.sentence, extra={"event": "association_rejected"}
-            )
             association.acse.send_reject(admission.result, admission.source, admission.diagnostic)
             association.is_rejected = True
             association.kill()
@@ -184,19 +184,6 @@ class Receiver:
         association.acceptor.supported_contexts = supported_contexts(
             _contexts(event), commitment_reports=self._reports.are_taken(association, calling)
         )
-        log.info("association from %s at %s accepted", calling, address, extra={"event": "association_accepted"})
-
-    def _on_closed(self, event: evt.Event, how: str) -> None:
-        record = self._open.get(event.assoc)
-        if record is not None:
-            log.info(
-                "association from %s %s: %d instances stored, %d refused",
-                record.calling_ae_title,
-                how,
-                record.stored,
-                record.refused,
-                extra={"event": f"association_{how}"},
-            )
 
     def _keep_studies_open(self) -> None:
         """A study does not close under an association that still carries it."""
@@ -212,93 +199,25 @@ class Receiver:
     # ----------------------------------------------------------------- services
 
     def _on_store(self, event: evt.Event) -> Dataset | int:
-        """Status of a C-STORE request; every failure is logged with its reason and has an Error Comment."""
+        """Status of a C-STORE request; every failure has an Error Comment."""
         record = self._open.get(event.assoc)
         assert record is not None  # noqa: S101  only admitted associations get this far
-        uid = str(cast(C_STORE, event.request).AffectedSOPInstanceUID)
-        try:
-            self._store_instance(event, record)
-        except _Refused as refused:
-            status, comment = refused.status, refused.comment
-            log.warning("instance %s refused with 0x%04X: %s", uid, status, comment, extra={"event": "refused"})
-        except (NodeError, OSError) as error:
-            status, comment = OUT_OF_RESOURCES, "cannot be stored durably now, send again later"
-            log.error("instance %s refused with 0x%04X: %s", uid, status, error, extra={"event": "refused"})  # noqa: TRY400
-        except Exception:
-            status, comment = PROCESSING_FAILURE, "internal error, see the log of the node"
-            log.exception("instance %s refused with 0x%04X", uid, status, extra={"event": "refused"})
-        else:
-            record.stored += 1
-            return SUCCESS
-        record.refused += 1
-        answer = Dataset()
-        answer.Status = status
-        answer.ErrorComment = comment
-        return answer
-
-    def _store_instance(self, event: evt.Event, record: OpenAssociation) -> None:
-        """Bytes, then row. Nothing of the data set is decoded but its UIDs."""
         request = cast(C_STORE, event.request)
-        sop_class, sop_instance = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-        syntax = str(event.context.transfer_syntax)
-        if self._open.is_too_large(event.assoc):
-            raise _Refused(OUT_OF_RESOURCES, f"larger than the {self._rules.max_object_mb} MB this node takes")
-        if request.DataSet is None:
-            raise _Refused(DOES_NOT_MATCH, "no data set")
-        dataset = event.encoded_dataset(include_meta=False)
-        if not self._has_room(len(dataset)):
-            raise _Refused(OUT_OF_RESOURCES, "disk of the node is almost full")
-        if sop_class not in MR_CLASSES and self._store.is_own_document(sop_instance):
-            log.info("own document %s came back", sop_instance, extra={"event": "own_document"})
-            return
-
-        meta = file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=syntax)
-        chunks = (meta, dataset)
-        try:
-            uids = read_uids(dataset, syntax)
-        except UnreadableHeader as error:
-            self._spool.quarantine(sop_instance, chunks, str(error))
-            raise _Refused(CANNOT_UNDERSTAND, "data set unreadable in its transfer syntax") from error
-        except MissingUid as error:
-            self._spool.quarantine(sop_instance, chunks, str(error))
-            raise _Refused(DOES_NOT_MATCH, str(error)[:64]) from error
-        if (uids.sop_class, uids.sop_instance) != (sop_class, sop_instance):
-            self._spool.quarantine(sop_instance, chunks, "SOP class or instance UID differs from the C-STORE command")
-            raise _Refused(DOES_NOT_MATCH, "SOP class or instance UID differs from the command")
-
-        record.studies.add(uids.study)
-        put = self._spool.put(uids.study, uids.series, sop_instance, chunks)
-        received = ReceivedInstance(
-            study_instance_uid=uids.study,
-            series_instance_uid=uids.series,
-            sop_instance_uid=sop_instance,
-            sop_class_uid=sop_class,
-            transfer_syntax_uid=syntax,
-            path=put.path,
-            size_bytes=put.size_bytes,
-            sha256=put.sha256,
-            calling_ae_title=record.calling_ae_title,
-            received_at=datetime.now(UTC),
+        dataset = None if request.DataSet is None else event.encoded_dataset(include_meta=False)
+        incoming = Incoming(
+            sop_class=str(request.AffectedSOPClassUID),
+            sop_instance=str(request.AffectedSOPInstanceUID),
+            transfer_syntax=str(event.context.transfer_syntax),
+            dataset=dataset,
+            size_bytes=max(record.dataset_bytes, 0 if dataset is None else len(dataset)),
         )
-        conflict = put.outcome is PutOutcome.CONFLICT
-        if conflict:
-            log.warning(
-                "instance %s came with other bytes than before; the first are kept", sop_instance,
-                extra={"event": "conflict"},
-            )  # fmt: skip
-        failpoint("receive.put")
-        self._committer.commit(Arrival(received, conflict))
-        if not self._spool.instance_path(put.path).exists():  # deleted by the housekeeping before the row was touched
-            self._spool.put(uids.study, uids.series, sop_instance, chunks)
-        failpoint("receive.committed")
-
-    def _has_room(self, size_bytes: int) -> bool:
-        left_bytes: int = self._spool.free_bytes() - size_bytes
-        return left_bytes >= self._rules.min_free_mb * 1_000_000
-
-    def _touch(self, arrivals: Sequence[Arrival]) -> None:
-        """One transaction for a group of arrivals."""
-        self._store.touch_many(arrivals, quiet_period_s=self._jobs.quiet_period_s, ceiling_s=self._jobs.ceiling_s)
+        answer = self._intake.take(incoming, record)
+        if answer.status == SUCCESS:
+            return SUCCESS
+        response = Dataset()
+        response.Status = answer.status
+        response.ErrorComment = answer.comment
+        return response
 
 
 def _contexts(event: evt.Event) -> list[PresentationContext]:

@@ -19,11 +19,11 @@ import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 from stenosis_node.domain import AxialSlice, SagittalSlice, SliceRef
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.wire.part10 import UnreadableFile, read_header
 
 PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 STUDY: Final = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID")
@@ -140,14 +140,14 @@ def read_sagittal(sagittal: SagittalSlice) -> SourceImage:
 def _read(piece: AxialSlice | SagittalSlice) -> Dataset:
     uid = piece.ref.sop_instance_uid
     try:
-        return pydicom.dcmread(piece.path, stop_before_pixels=True)
+        return read_header(piece.path)
     except FileNotFoundError:
         raise PermanentError(f"the received file of instance {uid} is gone; send the study again") from None
-    except (OSError, InvalidDicomError, EOFError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # pydicom raises it for broken bytes too
-            raise TransientError(f"the received file of instance {uid} cannot be read; check the disk") from error
+    except OSError as error:
+        raise TransientError(f"the received file of instance {uid} cannot be read; check the disk") from error
+    except UnreadableFile as error:
         raise PermanentError(
-            f"the received file of instance {uid} cannot be read again ({type(error).__name__}); send the study again"
+            f"the received file of instance {uid} cannot be read again; send the study again"
         ) from error
 
 

@@ -77,13 +77,25 @@ RULE_ID: Final = "worst-image"
 RULE: Final = "The grade of a slab and of the examination is the most severe grade of any of its graded images."
 
 
-def rule_sentences(bundle: BundleIdentity) -> str:
-    """The aggregation rule, with its sensitivity and specificity on whole studies when the bundle measured them."""
-    point = bundle.operating_point
-    if point is None or point.rule != RULE_ID:
-        return f"{RULE} Sensitivity and specificity of this rule on whole studies: not measured."
+def operating_sentence(bundle: BundleIdentity) -> str:
+    """How the grade of an image follows from its scores when it is not simply the highest; empty when it is."""
+    if bundle.severe_threshold is None:
+        return ""
     return (
-        f"{RULE} For a study with {point.positive}, by the model card of {bundle.name} {bundle.version} "
+        f" An image is graded C or D when the network scores of C and D add up to {bundle.severe_threshold:.3f} (of 1) "
+        "or more, even where A or B scores higher, and A or B otherwise."
+    )
+
+
+def rule_sentences(bundle: BundleIdentity) -> str:
+    """The rules of image and examination, with sensitivity and specificity on whole studies when the bundle measured
+    them."""
+    point = bundle.operating_point
+    rule = RULE + operating_sentence(bundle)
+    if point is None or point.rule != RULE_ID:
+        return f"{rule} Sensitivity and specificity of this rule on whole studies: not measured."
+    return (
+        f"{rule} For a study with {point.positive}, by the model card of {bundle.name} {bundle.version} "
         f"({point.studies} {point.source}): sensitivity {percent(point.sensitivity)}, "
         f"specificity {percent(point.specificity)}."
     )

@@ -1,4 +1,7 @@
-"""Pixels of single frames of an open file, by decoders without GPL parts. Sizes are checked before memory is taken."""
+"""Pixels of single frames of an open file, by decoders without GPL parts. Sizes are checked before memory is taken.
+
+Frames without compression are read here; the others are decoded in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ from pydicom.uid import (
 from stenosis_node.domain import Pixels
 from stenosis_node.series.attributes import Attributes, frame_attributes
 from stenosis_node.series.codestream import is_cut_off, size_of
+from stenosis_node.series.decoder import short
 from stenosis_node.series.files import OpenInstance, is_disk_error
+from stenosis_node.series.isolation import DecoderProcess, Undecodable
 
 DECODERS: Final[dict[str, str]] = {
     JPEGBaseline8Bit: "gdcm",
@@ -58,16 +63,13 @@ _KEYWORDS: Final = """
 PIXEL_TAGS_NEEDED: Final = tuple(tag for keyword in _KEYWORDS.split() if (tag := tag_for_keyword(keyword)) is not None)
 
 
-class Undecodable(Exception):
-    """The frame has no usable pixels; the text continues "the slice cannot be read: "."""
-
-
 class FrameReader:
     """Decodes frames of one open instance, one at a time."""
 
-    def __init__(self, opened: OpenInstance) -> None:
+    def __init__(self, opened: OpenInstance, decoders: DecoderProcess) -> None:
         """Raises Undecodable when no frame of the instance can be decoded, whatever its bytes."""
         self._opened = opened
+        self._decoders = decoders
         self._top = Attributes(opened.header)
         self._frames = tuple(frame_attributes(opened.header))
         if opened.pixel_offset is None or opened.pixel_length == 0:
@@ -122,15 +124,14 @@ class FrameReader:
         return int(self._options["rows"] * self._options["columns"] * self._options["bits_allocated"] // 8)
 
     def _stored(self, index: int) -> np.ndarray[Any, np.dtype[Any]]:
-        syntax, options = self._opened.transfer_syntax_uid, dict(self._options)
-        encoded = self._native(index) if syntax in NATIVE else self._encoded(index)
-        options["number_of_frames"] = 1
+        syntax, options = self._opened.transfer_syntax_uid, {**self._options, "number_of_frames": 1}
+        if syntax not in NATIVE:
+            return self._decoders.decode(self._encoded(index), syntax=syntax, plugin=DECODERS[syntax], options=options)
+        native = self._native(index)
         try:
-            array, _ = get_decoder(syntax).as_array(
-                encoded, index=0, raw=True, decoding_plugin=DECODERS.get(syntax, ""), **options
-            )
-        except Exception as error:  # decoders fail in their own ways on hostile bytes
-            raise Undecodable(f"its pixel data cannot be decoded ({_short(error)})") from error
+            array, _ = get_decoder(syntax).as_array(native, index=0, raw=True, **options)
+        except Exception as error:  # of headers that contradict themselves
+            raise Undecodable(f"its pixel data cannot be decoded ({short(error)})") from error
         return array
 
     def _native(self, index: int) -> bytes:
@@ -151,11 +152,14 @@ class FrameReader:
         except Exception as error:  # broken fragments and offset tables fail in many ways
             if is_disk_error(error):
                 raise
-            raise Undecodable(f"its compressed pixel data breaks off ({_short(error)})") from error
-        if is_cut_off(frame):
+            raise Undecodable(f"its compressed pixel data breaks off ({short(error)})") from error
+        if is_cut_off(frame) or not frame:
             raise Undecodable("its compressed pixel data breaks off (no end marker)")
         rows, columns = self._options["rows"], self._options["columns"]
-        if (size := size_of(frame)) is not None and size != (rows, columns, 1):
+        size = (rows, columns, 1) if self._opened.transfer_syntax_uid == RLELossless else size_of(frame)
+        if size is None:  # a decoder would look for one further on, and take memory for what it finds
+            raise Undecodable("its compressed data does not begin with the size of an image")
+        if size != (rows, columns, 1):
             raise Undecodable(
                 f"its compressed data holds {size[0]} x {size[1]} pixels of {size[2]} samples, "
                 f"the header says {rows} x {columns}"
@@ -173,7 +177,7 @@ class FrameReader:
             try:
                 return np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
             except Exception as error:  # a broken table
-                raise Undecodable(f"its Modality LUT cannot be applied ({_short(error)})") from error
+                raise Undecodable(f"its Modality LUT cannot be applied ({short(error)})") from error
         frame = self._frames[frame_number - 1] if frame_number <= len(self._frames) else self._top
         slope, intercept = frame.number("RescaleSlope"), frame.number("RescaleIntercept")
         slope = slope if slope else 1.0
@@ -181,11 +185,3 @@ class FrameReader:
         if not math.isfinite(float(pixels.sum(dtype=np.float64))):
             raise Undecodable("its rescaled pixels are not finite")
         return pixels
-
-
-def _short(error: Exception) -> str:
-    """The last line of a library's complaint, or its class."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines or "NoneType" in lines[-1]:  # gdcm says no more than that it failed
-        return type(error).__name__
-    return lines[-1][:120]

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
 from stenosis_node.errors import PermanentError, TransientError
-
-PIXEL_TAGS: Final = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})
-"""Float, Double Float and ordinary Pixel Data: reading stops in front of them."""
-
-MAX_INFLATED: Final = 1 << 29
-"""Bytes a deflated data set may become (PS3.5 A.5): a bound against decompression bombs."""
-
-_GROUP_LENGTH: Final = slice(140, 144)
-"""Value of (0002,0000) in a Part 10 file; the data set starts that many bytes behind it."""
+from stenosis_node.wire.part10 import PIXEL_TAGS, UnreadableFile, deflated_data_set, inflate
 
 
 class NotReadable(Exception):
@@ -98,14 +88,14 @@ def open_instance(path: Path, tags: Sequence[int]) -> Iterator[OpenInstance]:
         with path.open("rb") as file, warnings.catch_warnings():
             # pydicom quotes bad values in its warnings
             warnings.simplefilter("ignore")
-            yield _parse(file, tags)
+            yield _parse(path, file, tags)
     except OSError as error:
         if is_disk_error(error):
             raise DiskFault(error) from error
         raise NotReadable(f"breaks the DICOM encoding ({type(error).__name__})") from error
 
 
-def _parse(file: BinaryIO, tags: Sequence[int]) -> OpenInstance:
+def _parse(path: Path, file: BinaryIO, tags: Sequence[int]) -> OpenInstance:
     head = file.read(512)
     file.seek(0)
     if not head:
@@ -114,11 +104,13 @@ def _parse(file: BinaryIO, tags: Sequence[int]) -> OpenInstance:
     if bare and not _looks_like_dataset(head):
         raise NotReadable("is not DICOM")
     try:
-        if not bare and DeflatedExplicitVRLittleEndian.encode() in head:
-            return _parse_deflated(file, head, tags)
+        if (deflated := deflated_data_set(path, file)) is not None:
+            return _parse_deflated(deflated, tags)
         return _parse_plain(file, tags, bare=bare)
     except (NotReadable, OSError):
         raise
+    except UnreadableFile as error:
+        raise NotReadable(str(error)) from error
     except InvalidDicomError as error:
         raise NotReadable("is not DICOM") from error
     except Exception as error:  # any bytes may arrive here, and the parser fails in many ways
@@ -154,12 +146,8 @@ def _parse_plain(file: BinaryIO, tags: Sequence[int], *, bare: bool) -> OpenInst
     return _opened(header, syntax, file, place, size)
 
 
-def _parse_deflated(file: BinaryIO, head: bytes, tags: Sequence[int]) -> OpenInstance:
-    file.seek(144 + int.from_bytes(head[_GROUP_LENGTH], "little"))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(file.read(), MAX_INFLATED)
-    if not inflater.eof and inflater.unconsumed_tail:
-        raise NotReadable(f"inflates to more than {MAX_INFLATED >> 20} MB")
+def _parse_deflated(deflated: BinaryIO, tags: Sequence[int]) -> OpenInstance:
+    inflated = inflate(deflated)
     stream = BytesIO(inflated)
     place: list[int] = []
     stop = _pixel_finder(place, stream.tell)

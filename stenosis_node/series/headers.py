@@ -154,12 +154,18 @@ class _Instance:
     slices: tuple[SliceHeader, ...]
 
 
-def scan(paths: Iterable[Path], senders: Mapping[Path, str] = MappingProxyType({})) -> Scan:
+def scan(
+    paths: Iterable[Path],
+    senders: Mapping[Path, str] = MappingProxyType({}),
+    names: Mapping[Path, tuple[str, str, str]] = MappingProxyType({}),
+) -> Scan:
     """Read the headers of files and group them by series. Never raises for what a file holds.
 
     The outcome does not depend on the order of ``paths``. Of copies of one SOP instance the first path is kept.
 
     senders  calling AE titles of received files, for the rules of the site
+    names    Study, Series and SOP Instance UID under which files were received; who says something else is unreadable,
+             for it would vanish from the study it is counted in
     """
     unreadable: list[UnreadableFile] = []
     groups: dict[tuple[str, str], dict[str, _Instance]] = defaultdict(dict)
@@ -168,6 +174,11 @@ def scan(paths: Iterable[Path], senders: Mapping[Path, str] = MappingProxyType({
             instance = _read_instance(path)
         except NotReadable as error:
             unreadable.append(UnreadableFile(path, str(error), error if isinstance(error, DiskFault) else None))
+            continue
+        found = (instance.study, instance.series, instance.sop)
+        if names.get(path, found) != found:
+            reason = "names another study, series or instance than the one it was received as"
+            unreadable.append(UnreadableFile(path, reason))
             continue
         groups[instance.study, instance.series].setdefault(instance.sop, instance)
     series = tuple(_series(list(group.values()), senders) for _, group in sorted(groups.items()))

@@ -12,10 +12,8 @@ import unicodedata
 from pathlib import Path
 from typing import Final
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
 from stenosis_node.errors import ConfigError
+from stenosis_node.wire.part10 import UnreadableFile, read_header
 
 SECRET_ENV: Final = "STENOSIS_PATIENT_SECRET"
 MIN_SECRET: Final = 32
@@ -67,8 +65,8 @@ def normalise(text: str) -> str:
 def read_patient_key(path: Path, keys: PatientKeys) -> str | None:
     """Key of the patient an instance belongs to; None when it names none. Raises OSError, ValueError (no DICOM)."""
     try:
-        header = pydicom.dcmread(path, specific_tags=["PatientID", "IssuerOfPatientID"], stop_before_pixels=True)
-    except InvalidDicomError as error:
+        header = read_header(path, tags=["PatientID", "IssuerOfPatientID"])
+    except UnreadableFile as error:
         raise ValueError(f"{path.name} is no DICOM file") from error
     patient = str(header.get("PatientID") or "")
     return keys.key(patient, str(header.get("IssuerOfPatientID") or "")) if normalise(patient) else None

@@ -11,9 +11,10 @@ from typing import Final
 
 from stenosis_node.domain import AxialSeries, AxialSlice, Decision, Pixels, SeriesDecision, SliceRef
 from stenosis_node.errors import PermanentError
-from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader, Undecodable
+from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader
 from stenosis_node.series.files import DiskFault, NotReadable, open_instance
 from stenosis_node.series.headers import ENHANCED_MR, MR_IMAGE, SeriesHeaders, SliceHeader, UnreadableFile
+from stenosis_node.series.isolation import DecoderProcess, Undecodable
 from stenosis_node.series.selection import select, selection_for
 from stenosis_node.series.wording import HINDRANCE
 
@@ -109,18 +110,21 @@ def decode(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]
     for piece in slices:
         by_path[piece.path].append(piece)
     left = MAX_SERIES_PIXELS
-    for path, pieces in by_path.items():
-        affordable = [piece for piece in pieces if (left := left - piece.rows * piece.columns) >= 0]
-        for piece in pieces[len(affordable) :]:
-            yield piece.ref, (None, "the series is too large to keep in memory")
-        if affordable:
-            yield from _decode_file(path, affordable)
+    with DecoderProcess() as decoders:
+        for path, pieces in by_path.items():
+            affordable = [piece for piece in pieces if (left := left - piece.rows * piece.columns) >= 0]
+            for piece in pieces[len(affordable) :]:
+                yield piece.ref, (None, "the series is too large to keep in memory")
+            if affordable:
+                yield from _decode_file(path, affordable, decoders)
 
 
-def _decode_file(path: Path, pieces: Sequence[SliceHeader]) -> Iterator[tuple[SliceRef, _Outcome]]:
+def _decode_file(
+    path: Path, pieces: Sequence[SliceHeader], decoders: DecoderProcess
+) -> Iterator[tuple[SliceRef, _Outcome]]:
     try:
         with open_instance(path, PIXEL_TAGS_NEEDED) as opened:
-            reader = FrameReader(opened)
+            reader = FrameReader(opened, decoders)
             for piece in pieces:
                 yield piece.ref, _frame(reader, piece.ref.frame_number or 1)
     except DiskFault as fault:

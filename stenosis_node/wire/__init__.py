@@ -6,6 +6,6 @@ Of DICOM libraries only ``wire.association`` needs one.
 
 from __future__ import annotations
 
-from stenosis_node.wire.framing import MAX_PDU_BYTES, P_DATA_TF, PeerSocket
+from stenosis_node.wire.framing import MAX_PDU_BYTES, P_DATA_TF, PeerSocket, SecurePeerSocket
 
-__all__ = ["MAX_PDU_BYTES", "P_DATA_TF", "PeerSocket"]
+__all__ = ["MAX_PDU_BYTES", "P_DATA_TF", "PeerSocket", "SecurePeerSocket"]

@@ -19,8 +19,9 @@ from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Peer
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from stenosis_node.errors import PermanentError, TransientError
-from stenosis_node.wire import MAX_PDU_BYTES, PeerSocket
+from stenosis_node.errors import ConfigError, PermanentError, TransientError
+from stenosis_node.wire import MAX_PDU_BYTES, PeerSocket, SecurePeerSocket
+from stenosis_node.wire.tls import PeerContext, peer_context, why_not_with_peer
 
 ACCEPTED: Final = 0
 REJECTED_PERMANENT: Final = 1
@@ -33,7 +34,7 @@ def describe(peer: Peer) -> str:
     """How a peer is named in sentences."""
     if peer.protocol == "dicomweb":
         return (peer.url or "").partition("?")[0]
-    return f"{peer.ae_title} at {peer.host} port {peer.port}"
+    return f"{peer.ae_title} at {peer.host} port {peer.port}{' over TLS' if peer.tls else ''}"
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def associate(
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     handlers: Sequence[EventHandlerType] = (),
 ) -> Iterator[Association]:
-    """An established association; released at the end, aborted when the body raises.
+    """An established association; released at the end, aborted when the body raises. Over TLS if the peer says so.
 
     roles     proposed for SOP classes of which we are the provider
     handlers  for what the peer asks of us while one of our own requests is under way
@@ -59,6 +60,7 @@ def associate(
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_s
     connected = threading.Event()
     ae_title, host, port = peer.dimse
+    tls = _tls(peer)
     try:
         association = ae.associate(
             host,
@@ -68,10 +70,14 @@ def associate(
             max_pdu=MAX_PDU_BYTES,
             ext_neg=list(roles),
             evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [peer.timeout_s, connected]), *handlers],
+            tls_args=None if tls is None else (tls, peer.server_name or host),
         )
     except OSError as error:
         raise TransientError(f"{peer.host} cannot be resolved ({error}): check the host of the peer") from error
     if not association.is_established:
+        failure = None if tls is None else tls.failure
+        if failure is not None and (no_tls := _no_tls(peer, failure, connected)) is not None:
+            raise no_tls from failure
         if not connected.is_set():
             raise _no_connection(peer)
         raise _why_not(association, peer, calling_ae_title)
@@ -107,7 +113,7 @@ def hang_up(association: Association) -> None:
     connected = None if wrapper is None else wrapper.socket
     if connected is not None:
         with contextlib.suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)  # SSLSocket's own would go on without encryption
 
 
 class _Requestor(DIMSEServiceProvider):
@@ -121,6 +127,25 @@ class _Requestor(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """As the base class, but who polls gets nothing."""
         return super().get_msg(block=True) if block else (None, None)
+
+
+def _tls(peer: Peer) -> PeerContext | None:
+    try:
+        return peer_context(peer) if peer.tls else None
+    except ConfigError as error:  # files that may be about to be replaced
+        raise TransientError(f"no TLS with {describe(peer)}: {error}") from error
+
+
+def _no_tls(peer: Peer, failure: OSError, connected: threading.Event) -> TransientError | PermanentError | None:
+    """The error that tells what TLS stumbled over; None when it was the network."""
+    found = why_not_with_peer(failure)
+    if found is not None:
+        sentence, for_good = found
+        return (PermanentError if for_good else TransientError)(f"{describe(peer)} {sentence}")
+    if connected.is_set():
+        return None
+    how = f"within {peer.timeout_s:g} s" if isinstance(failure, TimeoutError) else "but hung up"
+    return TransientError(f"{describe(peer)} did not finish the TLS handshake {how}: does it speak TLS on this port?")
 
 
 def _no_connection(peer: Peer) -> TransientError:
@@ -143,7 +168,8 @@ def _why_not(association: Association, peer: Peer, calling: str) -> TransientErr
         unread: object = association.dul.receive_pdu()
         answer = unread if isinstance(unread, A_ASSOCIATE) and unread.result != ACCEPTED else None
     if answer is None or (answer.result == ACCEPTED and association.accepted_contexts):
-        return TransientError(f"{describe(peer)} aborted or did not answer the association request")
+        hint = "; does it accept our certificate?" if peer.tls else "; if it speaks TLS alone, set tls = true"
+        return TransientError(f"{describe(peer)} aborted or did not answer the association request{hint}")
     if answer.result == ACCEPTED:  # but not one context, so pynetdicom gave it up
         classes = dict.fromkeys(UID(str(c.abstract_syntax)).name for c in association.requestor.requested_contexts)
         return PermanentError(
@@ -170,7 +196,11 @@ def _on_connected(event: evt.Event, timeout_s: float, connected: threading.Event
     connected.set()
     event.assoc.dimse = _Requestor(event.assoc)
     wrapper = event.assoc.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
+    if wrapper is None or wrapper.socket is None:
+        return
+    if isinstance(wrapper.socket, SecurePeerSocket):
+        wrapper.socket.watch(limit_s=timeout_s)
+    else:
         wrapper.socket = PeerSocket.adopt(wrapper.socket, limit_s=timeout_s)
 
 

@@ -31,6 +31,8 @@ DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95",
 MAX_INFLATED: Final = 8 << 20
 """Bytes inflated of a deflated data set while looking for the UIDs: a bound against decompression bombs."""
 MAX_ELEMENTS: Final = 100_000
+NOT_IN_DATA_SETS: Final = frozenset({0x0000, 0x0002})
+"""Groups of commands and of file meta information (PS3.5 7.1): the file we make would have two transfer syntaxes."""
 UNDEFINED: Final = 0xFFFF_FFFF
 
 # PS3.5 tables 7.1-1 and 7.1-2: a length of two bytes for these, of four for every other VR
@@ -137,6 +139,8 @@ def _walk(data: bytes, *, big_endian: bool) -> dict[int, bytes]:
     position, end = 0, len(data)
     for _ in range(MAX_ELEMENTS):
         if position == end:
+            if outer:
+                raise UnreadableHeader("the data set breaks off inside a sequence")
             return found
         group, element = encoding.tag(data, position)
         if group == 0xFFFE:
@@ -154,6 +158,8 @@ def _walk(data: bytes, *, big_endian: bool) -> dict[int, bytes]:
         tag = group << 16 | element
         if not outer and tag > SERIES:
             return found
+        if group in NOT_IN_DATA_SETS and not outer:
+            raise UnreadableHeader(f"group {group:04X} stands in the data set")
         vr, value, length = encoding.head(data, position, implicit=implicit)
         if length == UNDEFINED:
             outer.append(implicit)

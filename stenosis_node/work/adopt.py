@@ -34,7 +34,7 @@ def adopt(config: Config, spool: Spool, store: JobStore, *, before: datetime) ->
     raises  TransientError when disk or database fail; what was adopted until then stays
     """
     adopted = 0
-    for batch in _batches(spool.iter_instances()):
+    for batch in batches(spool.iter_instances()):
         known = store.known_paths(batch)
         lost = [_received(spool, path, before) for path in batch if path.as_posix() not in known]
         found = [(received, False) for received in lost if received is not None]
@@ -49,7 +49,7 @@ def adopt(config: Config, spool: Spool, store: JobStore, *, before: datetime) ->
     return adopted
 
 
-def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
+def batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
     while batch := list(islice(paths, BATCH)):
         yield batch
 

@@ -10,13 +10,15 @@ from functools import cached_property
 from typing import Protocol
 from uuid import uuid4
 
+from stenosis_node.audit import AuditTrail, StudyPart
 from stenosis_node.config import Config, Peer
 from stenosis_node.deliver import DocumentStatus, request_commitment, send
 from stenosis_node.domain import Document, DocumentKind
-from stenosis_node.errors import LeaseLost, PermanentError
+from stenosis_node.errors import LeaseLost, NodeError, PermanentError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import CommitmentLease, CommitmentOutcome, DeliveryLease, JobStore, WithdrawalLease
 from stenosis_node.spool import Spool
+from stenosis_node.work.auditing import DeliveryAudit, first_patient
 from stenosis_node.work.keeper import LeaseKeeper
 from stenosis_node.work.policy import BackOff, Stopping
 from stenosis_node.work.recall import withdraw_predecessors
@@ -67,6 +69,16 @@ class Desk:
     def lease_s(self) -> float:
         """How long a claim holds without being renewed."""
         return self.config.jobs.lease_s
+
+    @cached_property
+    def audit(self) -> AuditTrail:
+        """The audit stream."""
+        return AuditTrail(self.config)
+
+    def auditing(self, study_uid: str, key: str) -> DeliveryAudit:
+        """For an attempt to send the documents of a study under ``key``."""
+        patient = first_patient((self.spool.root / "documents" / key).glob("*.dcm"))
+        return DeliveryAudit(self.audit, self.peer, StudyPart(study_uid, patient))
 
     @cached_property
     def back_off(self) -> BackOff:
@@ -126,6 +138,7 @@ class Delivery:
         self._lease = lease
         self.what = f"job {lease.job_id}: delivery to {desk.name}"
         self.attempt = lease.attempt
+        self._audit: DeliveryAudit | None = None
 
     @classmethod
     def claim(cls, desk: Desk) -> Delivery | None:
@@ -157,6 +170,12 @@ class Delivery:
             if document.kind is DocumentKind.SR
             for one in (document, *document.alternatives)
         }
+        self._audit = audit = desk.auditing(lease.study_instance_uid, lease.result_key)
+        audit.begin(
+            document
+            for document in documents
+            if not any(one.sop_instance_uid in lease.confirmed for one in (document, *document.alternatives))
+        )
         known = desk.store.capability(desk.name)
         report_class = None if known is None else known.report_class
 
@@ -165,20 +184,27 @@ class Delivery:
             desk.store.record_document(
                 lease, answer.sop_instance_uid, status=answer.status, text=answer.text, confirmed=answer.confirmed
             )
+            if answer.confirmed:
+                audit.confirm(answer.sop_instance_uid)
             failpoint("deliver.recorded")
             taken = reports.get(answer.sop_instance_uid) if answer.confirmed else None
             if taken not in (None, report_class):
                 desk.store.remember_capability(desk.name, report_class=taken)
             desk.check(keeper)
 
-        send(
-            documents,
-            desk.peer,
-            calling_ae_title=desk.calling_ae_title,
-            confirmed=lease.confirmed,
-            on_status=record,
-            report_class=report_class,
-        )
+        try:
+            send(
+                documents,
+                desk.peer,
+                calling_ae_title=desk.calling_ae_title,
+                confirmed=lease.confirmed,
+                on_status=record,
+                report_class=report_class,
+            )
+        except LeaseLost as error:
+            self._report(str(error))
+            raise
+        self._report("")
         failpoint("deliver.sent")
         withdraw_predecessors(lease, config=desk.config, spool=desk.spool, store=desk.store)
         desk.store.advance_delivery(lease, commitment=desk.peer.commitment)
@@ -187,20 +213,29 @@ class Delivery:
 
     def release(self) -> None:
         """Give it back as it is: the attempt does not count."""
+        self._report("the node stops, or the peer is paused")
         self._desk.store.release_delivery(self._lease)
 
     def fail(self, text: str) -> None:
         """A human is needed."""
+        self._report(text, is_final=True)
         self._desk.store.fail_delivery(self._lease, sentence=text)
 
     def retry(self, text: str) -> None:
         """Again after a back-off."""
+        self._report(text, is_final=self.attempt >= self._desk.peer.max_attempts)
         self._desk.store.retry_delivery_later(
             self._lease,
             retry_at=_later(self._desk.back_off.delay_s(self.attempt)),
             sentence=text,
             max_attempts=self._desk.peer.max_attempts,
         )
+
+    def _report(self, failure: str, *, is_final: bool = False) -> None:
+        """How the attempt ended, once, if it began."""
+        if self._audit is not None:
+            self._audit.end(failure=failure, is_final=is_final)
+            self._audit = None
 
 
 class Commitment:
@@ -303,13 +338,21 @@ class Withdrawal:
     def do(self, keeper: LeaseKeeper) -> None:
         """Send the note."""
         desk = self._desk
-        send(
-            desk.documents(self._lease.note_key),
-            desk.peer,
-            calling_ae_title=desk.calling_ae_title,
-            confirmed=(),
-            on_status=lambda _: None,
-        )
+        notes = desk.documents(self._lease.note_key)
+        audit = desk.auditing(self._lease.study_instance_uid, self._lease.note_key)
+        audit.begin(notes)
+        try:
+            send(
+                notes,
+                desk.peer,
+                calling_ae_title=desk.calling_ae_title,
+                confirmed=(),
+                on_status=lambda answer: audit.confirm(answer.sop_instance_uid) if answer.confirmed else None,
+            )
+        except NodeError as error:
+            audit.end(failure=str(error))
+            raise
+        audit.end()
         failpoint("withdrawal.sent")
         desk.store.advance_withdrawal(self._lease)
         log.info("job %d: rejection note sent", self._lease.job_id, extra={"event": "withdrawn", "peer": desk.name})

@@ -11,11 +11,12 @@ import gc
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from stenosis_node import report, series
+from stenosis_node.audit import AuditTrail
 from stenosis_node.config import Config, Grading
 from stenosis_node.domain import (
     AxialSeries,
@@ -30,6 +31,7 @@ from stenosis_node.errors import LeaseLost, StudyRejected, TransientError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import DocumentRow, JobDetail, JobStore, Lease, PeerSpec, StoredInstance
 from stenosis_node.spool import Spool
+from stenosis_node.work.auditing import part_of
 from stenosis_node.work.keeper import LeaseKeeper, work_until
 from stenosis_node.work.policy import BackOff, Consequence, consequence, log_consequence, sentence
 from stenosis_node.work.study import Grader, Selection, find, findings_key, no_candidate, sagittal_of, select
@@ -80,6 +82,7 @@ class GradeWorker:
         self._worker = worker
         self._wanted = report.Wanted.by(config.peers.values())
         self._back_off = BackOff(config.jobs.retry_base_s, config.jobs.retry_cap_s)
+        self._audit = AuditTrail(config)
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set. A study under way is then given back between two batches of slices."""
@@ -108,7 +111,12 @@ class GradeWorker:
     def _grade(self, lease: Lease, keeper: LeaseKeeper) -> None:
         """RECEIVED to GRADED or REJECTED. Whatever goes wrong is raised; nothing of it is half done."""
         received = {self._spool.instance_path(one.path): one for one in self._store.instances(lease.job_id)}
-        scan = series.scan(received, {path: one.calling_ae_title for path, one in received.items()})
+        self._report(lease, received.values())
+        names = {
+            path: (lease.study_instance_uid, one.series_instance_uid, one.sop_instance_uid)
+            for path, one in received.items()
+        }
+        scan = series.scan(received, {path: one.calling_ae_title for path, one in received.items()}, names)
         for file in scan.unreadable:
             if file.fault is not None:
                 raise file.fault.for_instance(received[file.path].sop_instance_uid) from file.fault
@@ -126,6 +134,11 @@ class GradeWorker:
             self._store.reject(lease, reason=rejected.reason, sentence=rejected.sentence, decisions=selection.decisions)
             log.info("job %d rejected: %s", lease.job_id, rejected, extra={"event": "rejected"})
         failpoint("grade.advanced")
+
+    def _report(self, lease: Lease, images: Collection[StoredInstance], *, failure: str = "") -> None:
+        """To the audit stream: the images of this study are read, or could not be graded."""
+        part = part_of(lease.study_instance_uid, images, self._spool.root)
+        self._audit.record(self._audit.events.graded(part, failure=failure))
 
     def _select(self, lease: Lease, scan: series.Scan) -> tuple[Selection, ...]:
         """Choose, with the locator that was decided before, if any."""
@@ -249,9 +262,11 @@ class GradeWorker:
                     self._store.reject(lease, reason=error.reason, sentence=error.sentence)
                 case Consequence.FAIL:
                     self._store.fail(lease, sentence=text)
+                    self._report(lease, self._store.instances(lease.job_id), failure=text)
                 case Consequence.RETRY:
                     again = datetime.now(UTC) + timedelta(seconds=self._back_off.delay_s(lease.attempt))
                     self._store.retry_later(lease, retry_at=again, sentence=text, max_attempts=jobs.max_attempts)
+                    self._report(lease, self._store.instances(lease.job_id), failure=text)
         except LeaseLost:
             log.info("job %d went to someone else meanwhile", lease.job_id, extra={"event": "lease_lost"})
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime
+from pathlib import Path
 
 from stenosis_node.config import Config
 from stenosis_node.domain import ReceivedInstance
 from stenosis_node.errors import TransientError
 from stenosis_node.jobs import JobStore
 from stenosis_node.query import FetchedInstance
-from stenosis_node.spool import PutOutcome, Spool
+from stenosis_node.spool import PutOutcome, Spool, least_free_bytes
 
 
 class Intake:
@@ -31,11 +33,16 @@ class Intake:
         self._known = known
         self._arrivals: list[tuple[ReceivedInstance, bool]] = []
         self._lock = threading.Lock()
+        self.by_class: Counter[str] = Counter()
+        """How many instances were kept, by SOP class."""
+        self.first: Path | None = None
+        """Where the first of them is, relative to the spool."""
 
     def keep(self, instance: FetchedInstance) -> None:
         """Make the bytes durable. Raises TransientError when there is no room, or the disk or database fail."""
         rules = self._config.receive
-        if self._spool.free_bytes() - len(instance.chunks[1]) < rules.min_free_mb * 1_000_000:
+        left = least_free_bytes(self._config.written_folders) - len(instance.chunks[1])
+        if left < rules.min_free_mb * 1_000_000:
             raise TransientError("the disk of the node is almost full: nothing more is fetched")
         names = instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid
         put = self._spool.put(*names, instance.chunks)
@@ -51,6 +58,9 @@ class Intake:
             calling_ae_title=self._calling_ae_title,
             received_at=datetime.now(UTC),
         )
+        with self._lock:
+            self.by_class[instance.sop_class_uid] += 1
+            self.first = self.first or put.path
         arrival = (received, put.outcome is PutOutcome.CONFLICT)
         if instance.sop_instance_uid in self._known:
             self._touch([arrival], self._config.jobs.quiet_period_s)

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from stenosis_node.audit import AuditTrail, StudyPart, patient_of
 from stenosis_node.config import Config, Peer
+from stenosis_node.errors import NodeError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.query import (
@@ -20,6 +22,7 @@ from stenosis_node.query import (
     move_instances,
 )
 from stenosis_node.spool import Spool
+from stenosis_node.work.auditing import FIND, RETRIEVE
 from stenosis_node.work.intake import Intake
 
 AT_ONCE: Final = 2
@@ -35,6 +38,7 @@ class Source:
         self._config = config
         self._spool = spool
         self._store = store
+        self._audit = AuditTrail(config)
         self.ae_title: Final = self.peer.dimse[0]
         self._calling_ae_title = self.peer.calling_ae_title or config.receive.ae_title
         self._turn = threading.BoundedSemaphore(AT_ONCE)
@@ -49,7 +53,7 @@ class Source:
     def known(self, study_uid: str) -> tuple[KnownInstance, ...]:
         """The MR instances of a study that the peer has: what only it can give. PeerAway, TransientError,
         PermanentError."""
-        with self._asking():
+        with self._asking(), self._reporting(FIND, study_uid):
             found = find_instances(self.peer, study_uid, calling_ae_title=self._calling_ae_title)
         return tuple(i for i in found if not i.sop_class_uid or i.sop_class_uid in MR_CLASSES)
 
@@ -68,7 +72,7 @@ class Source:
         known           SOP Instance UIDs with a row whose file is gone
         raises          PeerAway, TransientError, PermanentError
         """
-        with self._asking():
+        with self._asking(), self._reporting(RETRIEVE[self.peer.query], study_uid):
             if self.peer.query == "move":
                 move_instances(
                     self.peer,
@@ -92,9 +96,28 @@ class Source:
                 )
             except BaseException:
                 intake.commit(quiet_period_s=self._config.jobs.quiet_period_s)
+                self._report_fetched(study_uid, intake)
                 raise
             failpoint("check.kept")
             intake.commit(quiet_period_s=quiet_period_s)
+            self._report_fetched(study_uid, intake)
+
+    def _report_fetched(self, study_uid: str, intake: Intake) -> None:
+        """To the audit stream: what came by C-GET. What comes by C-MOVE, reception reports."""
+        if intake.first is not None:
+            part = StudyPart(study_uid, patient_of(self._spool.root / intake.first), intake.by_class)
+            message = self._audit.events.received(self.ae_title, self.peer.address, part, we_asked=True)
+            self._audit.record(message)
+
+    @contextmanager
+    def _reporting(self, sop_class: str, study_uid: str) -> Iterator[None]:
+        """To the audit stream: the peer was asked, and whether it answered."""
+        try:
+            yield
+        except NodeError as error:
+            self._audit.record(self._audit.events.queried(self.peer, sop_class, study_uid, failure=str(error)))
+            raise
+        self._audit.record(self._audit.events.queried(self.peer, sop_class, study_uid))
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

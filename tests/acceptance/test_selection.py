@@ -31,7 +31,7 @@ from tests.acceptance.studies import AXIAL, Series, Study, computed_tomography
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-CT_PATIENT = "CTSECRET-0815"
+CT_PATIENT, CT_PATIENT_ID = "CTSECRET-0815", "CTID-4711"
 N_CT = 1000
 
 
@@ -260,7 +260,7 @@ def write_ct(folder: Path, study: Study, n: int) -> list[Path]:
     template_path = computed_tomography(study)
     dataset = dcmread(template_path)
     template_path.unlink()
-    dataset.PatientName, dataset.PatientID = CT_PATIENT, CT_PATIENT
+    dataset.PatientName, dataset.PatientID = CT_PATIENT, CT_PATIENT_ID
     dataset.Rows = dataset.Columns = 16
     dataset.PixelData = (CT_PATIENT * 64).encode()[:512]
     folder.mkdir()
@@ -275,10 +275,10 @@ def write_ct(folder: Path, study: Study, n: int) -> list[Path]:
     return paths
 
 
-def traces(node: Node) -> list[str]:
-    """Files of the spool and the log that hold the name of the CT patient: database and write-ahead log included."""
+def traces(node: Node, text: str) -> list[str]:
+    """Files of the spool and the log that hold a text: database and write-ahead log included."""
     files = [path for path in [*node.spool.rglob("*"), node.log] if path.is_file()]
-    return sorted(str(path.relative_to(node.folder)) for path in files if CT_PATIENT.encode() in path.read_bytes())
+    return sorted(str(path.relative_to(node.folder)) for path in files if text.encode() in path.read_bytes())
 
 
 def test_of_a_thousand_ct_instances_nothing_is_left_but_their_number(node: Node, pacs: Orthanc, tmp_path: Path) -> None:
@@ -301,7 +301,8 @@ def test_of_a_thousand_ct_instances_nothing_is_left_but_their_number(node: Node,
     assert len(node.stored(ct_only.uid)) == len(alone)  # an MR instance may still make a study of it
     purge_as_of(node, datetime.now(UTC) + timedelta(hours=2))
     assert node.stored(ct_only.uid) == []
-    assert traces(node) == []
+    assert traces(node, CT_PATIENT) == []
+    assert traces(node, CT_PATIENT_ID) == ["spool/audit.log"], "the only place for a Patient ID"
 
 
 def purge_as_of(node: Node, now: datetime) -> None:

@@ -216,14 +216,17 @@ def _measurements(report: Document) -> list[Measurement]:
         (region,) = (item for item in group.ContentSequence if item.ValueType == "SCOORD")
         (image,) = (item.ReferencedSOPSequence[0] for item in region.ContentSequence if item.ValueType == "IMAGE")
         numbers = [item for item in group.ContentSequence if item.ValueType == "NUM"]
-        lines = [
-            f"{item.ConceptNameCodeSequence[0].CodeMeaning}: {float(item.MeasuredValueSequence[0].NumericValue):.2f} %"
-            for item in numbers
-        ]
+        lines = [f"{item.ConceptNameCodeSequence[0].CodeMeaning}: {_shown_value(item)} %" for item in numbers]
         site = next(i for i in group.ContentSequence if i.ValueType == "CODE" and _code(i) == "363698007")
         lines.append(f"363698007: {site.ConceptCodeSequence[0].CodeMeaning}")
         groups.append(Measurement(image.ReferencedSOPInstanceUID, list(region.GraphicData), lines))
     return groups
+
+
+def _shown_value(item: Dataset) -> str:
+    """OHIF 3.12 leaves out a value of zero."""
+    value = float(item.MeasuredValueSequence[0].NumericValue)
+    return f"{value:.2f}" if value else ""
 
 
 def _study_uid(document: Document) -> str:

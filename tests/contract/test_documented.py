@@ -79,7 +79,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
         if name == "peers":
             yield from keys(Peer, "peers.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from keys(kind, f"{name}.")
+            yield from keys(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, ... if field.is_required() else field.default
 
@@ -128,7 +128,8 @@ def test_node_toml_shows_every_key_with_its_default(tmp_path: Path) -> None:
     load(uncommented)
     tree = tomllib.loads(uncommented.read_text(encoding="utf-8"))
     peers = tree["peers"]
-    tree["peers"] = {"NAME": {**peers["cloud"], **peers["web"], **peers["pacs"]}}  # no peer can have every key
+    # no peer can have every key
+    tree["peers"] = {"NAME": {**peers["cloud"], **peers["web"], **peers["secure"], **peers["pacs"]}}
     shown = dict(leaves(tree))
     assert shown.keys() == KEYS.keys()
     for key, default in KEYS.items():

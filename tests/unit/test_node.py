@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from stenosis_node.audit import AuditTrail
 from stenosis_node.config import Config, Peer, load
 from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import ConfigError, PermanentError
@@ -166,18 +167,18 @@ def test_what_is_over_is_deleted_and_what_was_graded_stays(tmp_path: Path) -> No
     axial, sagittal = study.axial(4), study.sagittal(3)
     t1 = study.series(4, "t1_tse_tra", 3, orientation=[1, 0, 0, 0, 1, 0], te=10, tr=500)
     bench.receive(*study.files)
-    purge(bench.config, bench.spool, bench.store)
+    purge(bench.config, bench.spool, bench.store, AuditTrail(bench.config))
     assert len(list(bench.spool.iter_instances())) == 10
 
     GradeWorker(bench.config, bench.spool, bench.store, bench.pipeline, worker="w").step(threading.Event())
-    purge(bench.config, bench.spool, bench.store)
+    purge(bench.config, bench.spool, bench.store, AuditTrail(bench.config))
 
     kept = {path.parts[2] for path in bench.spool.iter_instances()}
     assert kept == {axial.uid, sagittal.uid}  # the sagittal series orients the reader
     assert bench.job(study.uid).job.n_instances == sum(len(one.paths) for one in (axial, sagittal, t1))
 
     none_kept = bench.config.retention.model_copy(update={"instances_days": 0, "documents_days": 0})
-    purge(bench.config.model_copy(update={"retention": none_kept}), bench.spool, bench.store)
+    purge(bench.config.model_copy(update={"retention": none_kept}), bench.spool, bench.store, AuditTrail(bench.config))
     assert list(bench.spool.iter_instances()) == []
     assert bench.spool.documents(bench.job(study.uid).results[0].result_key) is None
     bench.store.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -79,32 +78,16 @@ def compare(
 
 
 def evaluate(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[LOCATE CLASSIFY GRADE]", help="Three runs to measure on phantoms.")
-    ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the evaluation; with runs, JSON file of the figures.")],
-    predictions: Annotated[
-        list[Path] | None, typer.Option(help="Saved predictions, CSV or Parquet; repeat it.")
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label manifest of the readers.")] = None,
+    labels: Annotated[Path, typer.Option(help="Label manifest of the readers.")],
+    predictions: Annotated[list[Path], typer.Option(help="Saved predictions, CSV or Parquet; repeat it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the evaluation.")],
     reference: Annotated[str | None, typer.Option(help="Reader of chains that name none [the first by name].")] = None,
     bootstrap: Bootstrap = 2000,
     seed: Seed = 0,
     pictures: Annotated[bool, typer.Option(help="Galleries of cases; needs the images.")] = True,
-    slices: Annotated[int, typer.Option(min=1, help="With runs: held-out phantom slices.")] = 2000,
 ) -> None:
-    """Write the tables of the paper and more, as Markdown and HTML, from --predictions and --labels.
-
-    With three runs instead: measure them on held-out phantom slices, with weights as trained and as stored.
-    """
-    if runs and (len(runs) != 3 or predictions or labels):
-        raise _usage("evaluate takes three runs (LOCATE CLASSIFY GRADE), or --predictions and --labels")
-    if runs:
-        _measure(runs, out, slices)
-        return
-    if not predictions or labels is None:
-        raise _usage("evaluate needs --predictions and --labels, or three runs (LOCATE CLASSIFY GRADE)")
+    """Write the tables of the paper and more, as Markdown and HTML, from saved predictions and labels."""
     from training.evaluation.reading import EvaluationError
     from training.evaluation.report import evaluate_predictions
 
@@ -118,22 +101,6 @@ def evaluate(
         typer.echo(f"{out} cannot be written: {error.strerror or error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"wrote {out / 'evaluation.html'}, evaluation.md and evaluation.json")
-
-
-def _measure(runs: list[Path], out: Path, slices: int) -> None:
-    from training.measure import measure
-    from training.recipes import Stage
-    from training.train import TrainingError
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        figures = measure(dict(zip((Stage.LOCATE, Stage.CLASSIFY, Stage.GRADE), runs, strict=True)), slices)
-    except TrainingError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(figures, indent=1))
 
 
 def _usage(error: Exception | str) -> typer.Exit:

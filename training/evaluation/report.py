@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,7 +37,7 @@ def evaluate_predictions(
     sections = [*_paper(cohort, compared), *_beyond(cohort, chains, pictures)]
     out.mkdir(parents=True, exist_ok=True)
     write_document(out, _TITLE, _intro(cohort, bootstrap, seed), sections)
-    figures = as_json(compared, chains)
+    figures = {"data": _data(cohort, labels), **as_json(compared, chains)}
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
@@ -67,6 +68,18 @@ def as_json(compared: Sequence[paper_tables.Comparison], chains: Sequence[ChainS
             }
             for one in chains
         },
+    }
+
+
+def _data(cohort: Cohort, labels: Path) -> dict[str, Any]:
+    """What the figures were measured on."""
+    with labels.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "labels_sha256": digest,
+        "slices": len(cohort.slices),
+        "patients": int(cohort.patients.nunique()),
+        "readers": sorted(cohort.readers),
     }
 
 

@@ -16,12 +16,12 @@ from stenosis_node.domain import Grade, GradedSlice, worst
 from stenosis_node.grading.bundle import CARD_NAME
 from stenosis_node.grading.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of
 from stenosis_node.grading.pipeline import Pipeline
-from training.evaluate import as_series
 from training.evaluation.stages import Proportion
-from training.export import model_card
+from training.model_card import model_card
 from training.phantom import GENERATOR_VERSION
 from training.phantom.patient import Patient, draw_patient
 from training.phantom.seeds import TEST_SEEDS
+from training.phantom.stack import as_series
 from training.phantom.words import SliceContent
 
 POSITIVE: Final = frozenset({Grade.C, Grade.D})

@@ -34,6 +34,8 @@ def _trust(root: Item, evidence: Evidence) -> Iterator[Fault]:
     if len(rules) != 1 or wording.RULE not in rules[0]:
         yield Fault("rule", "the report does not name the rule its overall grade follows")
         return
+    if wording.operating_sentence(bundle) not in rules[0]:
+        yield Fault("rule", "the report does not say at which scores an image is graded C or D")
     figures = re.findall(r"[<>]?\d+ %", rules[0])
     if point is None or point.rule != wording.RULE_ID:
         if figures or "not measured" not in rules[0]:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import pydicom
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from stenosis_node.domain import (
@@ -29,6 +27,7 @@ from stenosis_node.domain import (
 from stenosis_node.errors import PermanentError
 from stenosis_node.report import readback
 from stenosis_node.report.readback import Item, Ref
+from stenosis_node.wire.part10 import UnreadableFile, read_header
 
 WANTED = (
     "Rows",
@@ -202,8 +201,8 @@ def _header(frames: Sequence[AxialSlice | SagittalSlice], *, whole: bool) -> Dat
     """Header of an instance; None when it is broken and no slice of it could be read either."""
     piece = frames[0]
     try:
-        return pydicom.dcmread(piece.path, stop_before_pixels=True, specific_tags=None if whole else list(WANTED))
-    except (OSError, InvalidDicomError, EOFError, ValueError) as error:
+        return read_header(piece.path, tags=None if whole else WANTED)
+    except (OSError, UnreadableFile) as error:
         if all(isinstance(f, AxialSlice) and f.unreadable is not None for f in frames) and not isinstance(
             error, FileNotFoundError
         ):

@@ -12,8 +12,11 @@ from stenosis_node.cli import checks
 from stenosis_node.config import load
 from stenosis_node.grading.manifest import read_manifest
 from stenosis_node.jobs import JobStore
+from tests.unit.certificates import Authority
 from tests.unit.cli.conftest import Ran, Run
 from tests.unit.dicom_peers import storescp
+
+PAST = "20200101000000Z"
 
 
 @pytest.fixture
@@ -112,11 +115,65 @@ def test_a_port_where_a_dicom_node_answers_is_fine(run: Run, ready: Path, tmp_pa
     assert "a node answers" in found["sentence"]
 
 
-def test_reception_open_to_the_network_without_a_list_is_a_warning(run: Run, ready: Path) -> None:
-    change(ready, "[receive]", '[receive]\nhost = "0.0.0.0"')
-    assert levels(run("doctor", "-c", ready, "--json", "--offline"))["access"] == "warn"
-    change(ready, "[receive]", '[receive]\ncalling_ae_titles = ["PACS"]')
-    assert "access" not in levels(run("doctor", "-c", ready, "--json", "--offline"))
+@pytest.mark.parametrize(
+    ("keys", "level", "words"),
+    [
+        ("", "ok", "pacs and every program on this machine"),
+        ('calling_ae_titles = ["CT1"]', "warn", "1 calling AE title, and the peers"),
+        (
+            'calling_ae_titles = ["CT1"]\nallowed_addresses = ["10.0.0.0/8"]',
+            "ok",
+            "1 address or network with 1 calling",
+        ),
+        ("allow_any = true", "warn", "anyone who reaches the port"),
+    ],
+)
+def test_who_may_send_to_a_node_that_others_reach(run: Run, ready: Path, keys: str, level: str, words: str) -> None:
+    assert finding(run("doctor", "-c", ready, "--json", "--offline"), "access")["level"] == "ok"
+    change(ready, "[receive]", f'[receive]\nhost = "0.0.0.0"\n{keys}')
+    done = run("doctor", "-c", ready, "--json", "--offline")
+    found = finding(done, "access")
+    assert (found["level"], words in found["sentence"]) == (level, True)
+    assert finding(done, "TLS")["level"] == "warn"
+
+
+def test_nobody_may_send(run: Run, ready: Path) -> None:
+    text = ready.read_text(encoding="utf-8").replace("[receive]", '[receive]\nhost = "0.0.0.0"')
+    ready.write_text(text.partition("[peers.")[0], encoding="utf-8")
+    done = run("doctor", "-c", ready, "--json", "--offline")
+    assert done.code == 1
+    found = finding(done, "access")
+    assert "nobody is allowed to send" in found["sentence"]
+    assert "receive.allow_any = true" in str(found["fix"])
+
+
+def test_certificates_and_keys(run: Run, ready: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    own, old = authority.issue("node", days=90), authority.issue("old", not_before=PAST, not_after="20210101000000Z")
+
+    def with_tls(certificate: Path, key: Path) -> Ran:
+        tls = f'[receive.tls]\ncertificate = "{certificate}"\nkey = "{key}"\nclient_ca = "{authority.ca}"\n'
+        path = tmp_path / "tls.toml"
+        path.write_text(ready.read_text(encoding="utf-8") + tls, encoding="utf-8")
+        return run("doctor", "-c", path, "--json", "--offline")
+
+    good = with_tls(own.certificate, own.key)
+    assert finding(good, "TLS")["sentence"] == "for callers: TLS with certificates"
+    assert finding(good, "certificate")["level"] == "ok"
+    assert "private key" not in levels(good)
+    own.key.chmod(0o644)
+    exposed = finding(with_tls(own.certificate, own.key), "private key")
+    assert exposed["level"] == "fail"
+    assert "everybody can read" in exposed["sentence"]
+    assert exposed["fix"] == f"chmod 600 {own.key}"
+    own.key.chmod(0o640)
+    assert finding(with_tls(own.certificate, own.key), "private key")["level"] == "warn"
+    assert finding(with_tls(old.certificate, old.key), "certificate")["level"] == "fail"
+    soon = authority.issue("soon", days=10)
+    assert finding(with_tls(soon.certificate, soon.key), "certificate")["level"] == "warn"
+    broken = with_tls(own.certificate, old.key)
+    assert broken.code == 1
+    assert "is not the key of" in finding(broken, "TLS")["sentence"]
 
 
 def test_a_device_that_is_not_there(run: Run, ready: Path) -> None:

@@ -41,6 +41,16 @@ def test_peers(run: Run, bundle: Path) -> None:
     }
 
 
+def test_what_a_pacs_needs_beside_its_address_is_said(run: Run, bundle: Path) -> None:
+    pacs = ("--peer", "pacs=PACS@10.0.0.5:104", "--force")
+    assert "give --host 0.0.0.0 if pacs shall route studies" in run("init", "--bundle", bundle, *pacs).out
+    assert "May send: pacs, from its own host" in run("init", "--bundle", bundle, *pacs, "--host", "0.0.0.0").out
+    closed = run("init", "--bundle", bundle, "--force", "--host", "0.0.0.0")
+    assert closed.code == 0
+    assert "serve refuses this configuration: receive.host: others can reach 0.0.0.0" in closed.err
+    assert run("init", "--bundle", bundle, "--force").err == ""
+
+
 def test_every_comment_of_the_defaults_stays(run: Run, bundle: Path) -> None:
     run("init", "--bundle", bundle)
     text = Path("node.toml").read_text(encoding="utf-8")

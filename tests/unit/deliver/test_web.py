@@ -228,6 +228,11 @@ def test_tls(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / "nothing.pem").write_text("nothing")
         for path in (tmp_path / "nothing.pem", tmp_path / "missing.pem"):
             assert "ca_file" in failing(documents, web.peer(ca_file=path), PermanentError)[0]
+    with web_server(certificate, client_ca=certificate) as strict:
+        failing(documents, strict.peer(ca_file=certificate), TransientError)
+        assert not strict.stored
+        own = {"certificate": certificate, "key": certificate}
+        assert len(run(documents, strict.peer(ca_file=certificate, **own))) == 3
     with web_server() as plain:
         plain.url = plain.url.replace("http://", "https://")
         assert "does not speak TLS" in failing(documents, plain.peer(), PermanentError)[0]

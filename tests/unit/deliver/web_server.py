@@ -117,14 +117,17 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def web_server(certificate: Path | None = None) -> Iterator[Web]:
-    """The server while the block runs; ``certificate`` (with its key) for HTTPS."""
+def web_server(certificate: Path | None = None, *, client_ca: Path | None = None) -> Iterator[Web]:
+    """The server while the block runs; ``certificate`` (with its key) for HTTPS, ``client_ca`` to ask for one."""
     web = Web()
     handler = type("Handler", (_Handler,), {"web": web})
     server = _Server(("127.0.0.1", 0), handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
         server.socket = context.wrap_socket(server.socket, server_side=True)
     scheme = "http" if certificate is None else "https"
     web.url = f"{scheme}://127.0.0.1:{server.server_address[1]}/dicom-web"

@@ -13,7 +13,7 @@ import pytest
 
 from stenosis_node.domain import BundleStatus, OperatingPoint, ReaderAgreement
 from stenosis_node.errors import BundleError
-from stenosis_node.grading.manifest import Manifest, read_manifest
+from stenosis_node.grading.manifest import Calibration, DecisionRules, Manifest, read_manifest
 
 
 @pytest.fixture
@@ -147,3 +147,20 @@ def test_figures_that_reports_print_are_whole(bundle: Path, metrics: dict[str, A
     _change(bundle, lambda t: t["metrics"].update(metrics))
     with pytest.raises(BundleError, match=message):
         read_manifest(bundle)
+
+
+def test_what_came_later_is_not_in_the_manifest_of_those_who_do_not_use_it() -> None:
+    shipped = Path(__file__).parents[3] / "deploy" / "bundles" / "phantom-1"
+    stored = (shipped / "manifest.json").read_bytes()
+    manifest = Manifest.model_validate_json(stored)
+    assert manifest.to_bytes() == stored
+    used = manifest.model_copy(
+        update={
+            "decision": DecisionRules(monotone_switch=True, severe_threshold=0.25),
+            "calibration": Calibration(grade_temperature=1.5),
+            "grade": manifest.grade.model_copy(update={"context_slices": 1}),
+        }
+    )
+    assert Manifest.model_validate_json(used.to_bytes()) == used
+    assert used.identity().severe_threshold == 0.25
+    assert used.digest() != manifest.digest()

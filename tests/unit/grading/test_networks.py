@@ -30,6 +30,8 @@ def test_classifier_is_the_vgg_of_the_paper(n_classes: int) -> None:
     assert _count(network, nn.Linear) == 1
     assert max(m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)) <= 256
     assert network(torch.rand(3, 1, 96, 96)).shape == (3, n_classes)
+    with_context = PatchClassifier(VggWidths((4, 4, 8, 8, 8)), n_classes, channels=3)
+    assert with_context(torch.rand(3, 3, 96, 96)).shape == (3, n_classes)
 
 
 def test_detector_is_a_resnet50_of_the_planned_size() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +27,17 @@ from stenosis_node.domain import (
 )
 from stenosis_node.errors import BundleError, ConfigError
 from stenosis_node.grading import pipeline as module
-from stenosis_node.grading.bundle import Networks
-from stenosis_node.grading.manifest import Manifest, Thresholds
+from stenosis_node.grading.bundle import Networks, build_classifier
+from stenosis_node.grading.manifest import (
+    Calibration,
+    ClassifyStage,
+    DecisionRules,
+    GradeStage,
+    Manifest,
+    Thresholds,
+)
 from stenosis_node.grading.pipeline import Pipeline
+from stenosis_node.grading.switch import call_rootlets
 from training.export import untrained_networks
 
 SHAPE = (128, 144)
@@ -225,3 +234,109 @@ def test_a_wrong_bundle_or_device_is_refused(untrained_bundle: Path, tmp_path: P
 
 def test_an_empty_series_has_no_findings(networks: Networks, manifest: Manifest) -> None:
     assert _pipeline(networks, manifest).grade(_series()).slices == ()
+
+
+def _deciding(
+    networks: Networks, manifest: Manifest, calibration: Calibration | None = None, **rules: object
+) -> Pipeline:
+    decision = DecisionRules.model_validate(rules)
+    changed = manifest.model_copy(update={"decision": decision, "calibration": calibration or Calibration()})
+    return Pipeline(networks, changed, device="cpu", precision="fp32", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def stack(networks: Networks, manifest: Manifest) -> AxialSeries:
+    """Noise whose rootlet scores lie on both sides of a half, after a shift of the last layer."""
+    series = _series(*(_slice(i, _noise(i)) for i in range(10)))
+    found = Pipeline(networks, manifest, device="cpu", precision="fp32").grade(series).slices
+    odds = [math.log(score / (1 - score)) for score in map(_rootlet_score, found)]
+    gain = 5.0 / (max(odds) - min(odds))
+    with torch.no_grad():
+        networks.classify.classify.weight *= gain
+        networks.classify.classify.bias *= gain
+        networks.classify.classify.bias[0] -= gain * float(np.median(odds))
+    return series
+
+
+def _rootlet_score(finding: SliceFinding) -> float:
+    match finding:
+        case GradedSlice():
+            return finding.content_score
+        case CordSlice():
+            return 1 - finding.content_score
+        case NotGradable() if finding.content is not None and finding.content_score is not None:
+            return finding.content_score if finding.content is Content.ROOTLET else 1 - finding.content_score
+    pytest.fail(f"no score of the content: {finding}")
+
+
+def test_one_switch_decides_over_all_slabs_and_scores_stay(
+    networks: Networks, manifest: Manifest, stack: AxialSeries
+) -> None:
+    alone = _deciding(networks, manifest).grade(stack).slices
+    scores = [_rootlet_score(finding) for finding in alone]
+    assert min(scores) < 0.5 < max(scores)
+    together = _deciding(networks, manifest, monotone_switch=True, contradiction=1.0).grade(stack).slices
+    assert [_rootlet_score(finding) for finding in together] == pytest.approx(scores, abs=2e-6)
+    kinds = [isinstance(finding, GradedSlice) for finding in together]
+    assert kinds == sorted(kinds)
+    assert kinds == call_rootlets([item.plane.position[2] for item in stack.slices], scores)
+    assert kinds != [isinstance(finding, GradedSlice) for finding in alone]
+
+    careful = _deciding(networks, manifest, monotone_switch=True, contradiction=0.501).grade(stack).slices
+    doubted = [f.reason == module.CONTRADICTION if isinstance(f, NotGradable) else False for f in careful]
+    own = [score > 0.5 for score in scores]
+    assert doubted == [rootlets != mine for rootlets, mine in zip(kinds, own, strict=True)]
+
+
+def test_at_the_operating_point_severe_grades_need_less(
+    networks: Networks, manifest: Manifest, stack: AxialSeries
+) -> None:
+    scores = {Grade.A: 0.1, Grade.B: 0.5, Grade.C: 0.25, Grade.D: 0.15}
+    assert module.call_grade(scores, DecisionRules()) is Grade.B
+    assert module.call_grade(scores, DecisionRules(severe_threshold=0.4)) is Grade.C
+    assert module.call_grade(scores, DecisionRules(severe_threshold=0.41)) is Grade.B
+    split = {Grade.A: 0.1, Grade.B: 0.3, Grade.C: 0.35, Grade.D: 0.25}
+    assert module.call_grade(split, DecisionRules(severe_threshold=0.7)) is Grade.B
+
+    for threshold, possible in ((0.001, {Grade.C, Grade.D}), (0.999, {Grade.A, Grade.B})):
+        found = _deciding(networks, manifest, severe_threshold=threshold).grade(stack).slices
+        assert {finding.grade for finding in found if isinstance(finding, GradedSlice)} <= possible
+    assert _deciding(networks, manifest, severe_threshold=0.3).identity.severe_threshold == 0.3
+
+
+def test_temperatures_flatten_the_scores(networks: Networks, manifest: Manifest, stack: AxialSeries) -> None:
+    sharp = _deciding(networks, manifest).grade(stack).slices
+    calibration = Calibration(classify_temperature=4.0, grade_temperature=2.0)
+    flat = _deciding(networks, manifest, calibration).grade(stack).slices
+    for one, other in zip(sharp, flat, strict=True):
+        if isinstance(one, GradedSlice) and isinstance(other, GradedSlice):
+            powers = {grade: score**0.5 for grade, score in one.scores.items()}
+            assert other.scores == pytest.approx(
+                {grade: power / sum(powers.values()) for grade, power in powers.items()}, abs=1e-3
+            )
+            odds = one.content_score / (1 - one.content_score)
+            assert other.content_score == pytest.approx(odds**0.25 / (1 + odds**0.25), abs=1e-3)
+
+
+def test_neighbours_are_seen_across_batches_but_not_across_slabs(networks: Networks, manifest: Manifest) -> None:
+    stages = {"classify": ClassifyStage(context_slices=1), "grade": GradeStage()}
+    changed = manifest.model_copy(update=stages)
+    torch.manual_seed(5)
+    wide = Networks(networks.locate, build_classifier(stages["classify"]).eval(), networks.grade)
+    series = _series(*(_slice(i, _noise(i)) for i in range(5)))  # slabs of slices 0 to 2, and 3 and 4
+    scores = [
+        [
+            _rootlet_score(f)
+            for f in Pipeline(wide, changed, device="cpu", precision="fp32", batch_size=size).grade(series).slices
+        ]
+        for size in (1, 5)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    other = replace(series, slices=(*series.slices[:2], _slice(2, _noise(77)), *series.slices[3:]))
+    moved = [
+        _rootlet_score(f)
+        for f in Pipeline(wide, changed, device="cpu", precision="fp32", batch_size=2).grade(other).slices
+    ]
+    changed_at = [i for i, (one, two) in enumerate(zip(scores[0], moved, strict=True)) if abs(one - two) > 1e-5]
+    assert 1 in changed_at
+    assert not {0, 3, 4} & set(changed_at)

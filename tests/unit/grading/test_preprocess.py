@@ -14,6 +14,7 @@ from stenosis_node.grading.preprocess import (
     UprightSlice,
     has_contrast,
     make_canvas,
+    make_context_patch,
     make_patch,
     make_upright,
     window,
@@ -163,3 +164,28 @@ def test_numbers_that_are_none_do_not_spread() -> None:
     stored[3, 3], stored[4, 4] = np.nan, np.inf
     upright = make_upright(stored, _geometry((1, 0, 0), (0, 1, 0), (96, 96), (1.0, 1.0)))
     assert torch.isfinite(make_canvas(upright, LocateInput()).pixels).all()
+
+
+def test_a_patch_with_context_stacks_the_neighbours_from_head_to_foot() -> None:
+    above, own, below = (UprightSlice(torch.rand(200, 220) * scale, 0.5, 0.5) for scale in (1.0, 50.0, 900.0))
+    center, recipe = (110.0, 90.0), PatchInput()
+    patch = make_context_patch([above, own, below], center, recipe)
+    assert patch.pixels.shape == (3, recipe.width_px, recipe.width_px)
+    for channel, image in zip(patch.pixels, (above, own, below), strict=True):
+        torch.testing.assert_close(channel, make_patch(image, center, recipe).pixels)
+    assert make_context_patch([own], center, recipe).pixels.shape == (1, recipe.width_px, recipe.width_px)
+
+
+def test_a_neighbour_that_is_missing_or_lies_elsewhere_is_the_slice_itself() -> None:
+    own = UprightSlice(torch.rand(200, 220), 0.5, 0.5)
+    other_size = UprightSlice(torch.rand(200, 200), 0.5, 0.5)
+    other_spacing = UprightSlice(torch.rand(200, 220), 0.6, 0.5)
+    plain = make_patch(own, (110.0, 90.0), PatchInput())
+    for above, below in ((None, other_size), (other_spacing, None)):
+        patch = make_context_patch([above, own, below], (110.0, 90.0), PatchInput())
+        torch.testing.assert_close(patch.pixels, plain.pixels.expand(3, -1, -1))
+        assert patch.inside == plain.inside
+    with pytest.raises(ValueError, match="middle"):
+        make_context_patch([own, None, own], (1.0, 1.0), PatchInput())
+    with pytest.raises(ValueError, match="odd number"):
+        make_context_patch([own, own], (1.0, 1.0), PatchInput())

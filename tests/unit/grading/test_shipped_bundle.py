@@ -24,8 +24,8 @@ from stenosis_node.domain import (
 from stenosis_node.grading import pipeline as module
 from stenosis_node.grading.manifest import read_manifest
 from stenosis_node.grading.pipeline import Pipeline
-from training.evaluate import as_series, overlap
 from training.phantom.draw import draw_slice
+from training.phantom.stack import as_series
 from training.phantom.words import PhantomSlice
 
 BUNDLE = Path(__file__).parents[3] / "deploy" / "bundles" / "phantom-1"
@@ -55,6 +55,13 @@ def _turned(series: AxialSeries) -> AxialSeries:
     return replace(series, slices=slices)
 
 
+def _overlap(a: PixelBox, b: PixelBox) -> float:
+    """Intersection over union."""
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - shared)
+
+
 def _box(finding: SliceFinding) -> PixelBox:
     box = finding_box(finding)
     assert box is not None, finding
@@ -63,9 +70,9 @@ def _box(finding: SliceFinding) -> PixelBox:
 
 @pytest.fixture(scope="module")
 def drawn() -> Sequence[PhantomSlice]:
-    clear = {Grade.A: 0.05, Grade.B: 0.36, Grade.C: 0.62, Grade.D: 0.95}
+    clear = {Grade.A: 0.05, Grade.B: 0.44, Grade.C: 0.62, Grade.D: 0.95}
     graded = [_draw(seed, severity=clear[grade], kind="disc") for seed, grade in enumerate(Grade, start=1)]
-    return [*graded, _draw(9, content="cord", level="T12")]
+    return [_draw(9, content="cord", level="T12"), *graded]  # from head to foot
 
 
 def test_it_is_whole_small_and_says_what_it_is() -> None:
@@ -76,19 +83,20 @@ def test_it_is_whole_small_and_says_what_it_is() -> None:
     assert "Grades of real slices: **not measured**" in (BUNDLE / "MODEL_CARD.md").read_text()
 
 
-def test_storing_int8_cost_nothing_measurable() -> None:
-    compared = read_manifest(BUNDLE).metrics["int8_storage"]
-    assert isinstance(compared, dict)
-    for name, pair in compared.items():
-        assert isinstance(pair, dict)
-        assert pair["int8"] == pytest.approx(pair["fp32"], abs=0.005), name
+def test_every_figure_was_measured_on_these_very_weights_and_rules() -> None:
+    """Held-out and shifted patients both; an evaluation of other weights would not have been taken."""
+    metrics = read_manifest(BUNDLE).metrics
+    for name in ("held_out", "shifted"):
+        figures = metrics[name]
+        assert isinstance(figures, dict)
+        assert figures["grade, end to end"]["macro_f1"]["value"] > 0.5  # type: ignore[index,call-overload]
 
 
 def test_clear_slices_are_located_and_graded(pipeline: Pipeline, drawn: Sequence[PhantomSlice]) -> None:
-    findings = pipeline.grade(as_series(drawn)).slices
-    for truth, finding in zip(drawn, findings, strict=True):
+    for truth in drawn:  # each alone: they are of different patients, and no neighbours of each other
+        (finding,) = pipeline.grade(as_series([truth])).slices
         assert truth.box is not None
-        assert overlap(_box(finding), truth.box) > 0.5
+        assert _overlap(_box(finding), truth.box) > 0.5
         if truth.grade is None:
             assert isinstance(finding, CordSlice)
         else:
@@ -103,7 +111,7 @@ def test_storage_order_of_the_pixels_changes_nothing(pipeline: Pipeline, drawn: 
         rows, columns = truth.pixels.shape
         box = _box(other)
         back = PixelBox(columns - box.y1, rows - box.x1, columns - box.y0, rows - box.x0)
-        assert overlap(back, _box(one)) > 0.97
+        assert _overlap(back, _box(one)) > 0.97
         assert other.outcome == one.outcome
 
 
@@ -114,7 +122,7 @@ def test_a_slice_without_a_canal_gets_no_grade(pipeline: Pipeline, kind: str) ->
 
 
 def test_a_canal_at_the_edge_of_the_image_is_not_graded(pipeline: Pipeline, drawn: Sequence[PhantomSlice]) -> None:
-    truth = drawn[0]
+    truth = drawn[1]
     assert truth.box is not None
     cut = as_series([replace(truth, pixels=truth.pixels[:, int(truth.box.x0) - 8 :])])
     finding = pipeline.grade(cut).slices[0]

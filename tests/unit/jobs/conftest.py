@@ -142,7 +142,7 @@ def shared_store(databases: Databases) -> Iterator[JobStore]:
 
 def empty(store: JobStore) -> None:
     """Remove every row, and count from 1 again."""
-    with store._writing() as connection:
+    with store._writing("test") as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY CASCADE")
         else:

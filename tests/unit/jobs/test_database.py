@@ -63,7 +63,7 @@ def test_every_writing_transaction_begins_immediate_and_no_reading_one_does(sqli
 def test_sqlite_is_set_up_for_durability(sqlite_url: str, tmp_path: Path) -> None:
     store = JobStore(sqlite_url)
     store.migrate()
-    with store._writing() as connection:
+    with store._writing("test") as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -78,7 +78,7 @@ def test_a_reader_is_not_held_up_by_a_writer(sqlite_url: str) -> None:
     store = JobStore(sqlite_url)
     store.migrate()
     receive(store, 1, 0)
-    with store._writing():
+    with store._writing("test"):
         assert store.counts()[JobState.RECEIVED] == 1
     store.close()
 
@@ -182,7 +182,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_url: str, mo
 
 def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
     store = JobStore(url)
-    with store._writing() as connection:
+    with store._writing("test") as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
     with pytest.raises(ConfigError, match=r"jobs\.database_url: .* newer version"):
@@ -227,7 +227,7 @@ def test_the_restart_of_the_server_is_noticed(url: str) -> None:
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
 
     def use_a_connection_that_is_cut() -> None:
-        with store._writing() as connection:
+        with store._writing("test") as connection:
             connection.exec_driver_sql(cut)
 
     with pytest.raises(TransientError, match="does not answer"):

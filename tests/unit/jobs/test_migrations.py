@@ -45,7 +45,7 @@ def rows_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 def first_version(databases: Databases) -> Iterator[JobStore]:
     """A database as version 0001 of its tables left it, with rows of every kind."""
     store = JobStore(databases.make(migrated=False))
-    with store._writing() as connection:
+    with store._writing("test") as connection:
         migrate_to(connection, "0001")
         metadata = MetaData()
         metadata.reflect(connection)
@@ -135,7 +135,7 @@ def test_what_is_counted_from_now_on_counts_what_was_there(first_version: JobSto
 def test_the_rebuilt_table_takes_the_new_state_and_no_other_and_its_keys_hold(first_version: JobStore) -> None:
     first_version.migrate()
 
-    with first_version._writing() as connection:
+    with first_version._writing("test") as connection:
         connection.exec_driver_sql("UPDATE delivery SET state = 'sent' WHERE id = 3")
     assert detail(first_version, 3).deliveries[0].state is DeliveryState.SENT
     for statement in (
@@ -146,7 +146,7 @@ def test_the_rebuilt_table_takes_the_new_state_and_no_other_and_its_keys_hold(fi
         "INSERT INTO receipt (delivery_id, sop_instance_uid, text, confirmed, at) "
         "VALUES (99, '1', '', true, '2025-01-01')",
     ):
-        with pytest.raises(TransientError), first_version._writing() as connection:
+        with pytest.raises(TransientError), first_version._writing("test") as connection:
             connection.exec_driver_sql(statement)
 
 

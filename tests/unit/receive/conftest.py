@@ -79,14 +79,25 @@ def migrated(fast_folder: Path) -> Path:
     return path
 
 
+both_paths = pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "stock"])
+"""For what each path of reception does by itself; the rest is shared. tests/hostile runs on both too."""
+
+
 @pytest.fixture
-def start_node(tmp_path: Path, fast_folder: Path, migrated: Path) -> Iterator[StartNode]:
+def fast_path() -> bool:
+    """Whether associations that only store or verify take the lean path, as they do unless a node is told otherwise."""
+    return True
+
+
+@pytest.fixture
+def start_node(tmp_path: Path, fast_folder: Path, migrated: Path, fast_path: bool) -> Iterator[StartNode]:
     """Start a receiver; keyword arguments are keys of [receive], ``jobs`` those of [jobs]."""
     spools = Path(tempfile.mkdtemp(dir=fast_folder))
     started: list[Node] = []
 
     def start(*, jobs: dict[str, Any] | None = None, **receive: Any) -> Node:
-        settings = {"ae_title": "STENOSIS", "port": free_port(), "min_free_mb": 0, "network_timeout_s": 30, **receive}
+        settings = {"ae_title": "STENOSIS", "port": free_port(), "min_free_mb": 0, "network_timeout_s": 30}
+        settings |= {"fast_path": fast_path, **receive}
         folder = spools / str(len(started))
         config = load(
             None,

@@ -19,7 +19,7 @@ from stenosis_node.errors import ConfigError
 from stenosis_node.receive import Receiver
 from stenosis_node.wire import MAX_PDU_BYTES
 from tests.conftest import require_tool
-from tests.unit.receive.conftest import STUDY, Node, StartNode, dataset_of, make_instance
+from tests.unit.receive.conftest import STUDY, Node, StartNode, both_paths, dataset_of, make_instance
 from tests.unit.receive.raw_scu import (
     A_ABORT,
     A_RELEASE_RQ,
@@ -46,6 +46,7 @@ def echo(port: int) -> bool:
     return bool(ok)
 
 
+@both_paths
 def test_wrong_called_ae_title(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with RawScu(node.port) as scu:
@@ -59,6 +60,7 @@ def test_wrong_called_ae_title(node: Node, caplog: pytest.LogCaptureFixture) -> 
     assert "Called AE Title Not Recognized" in (said.stdout + said.stderr).decode()
 
 
+@both_paths
 def test_calling_ae_titles(start_node: StartNode) -> None:
     node = start_node(calling_ae_titles=("PACS",))
     with RawScu(node.port) as scu:
@@ -68,6 +70,7 @@ def test_calling_ae_titles(start_node: StartNode) -> None:
         assert scu.associate(calling="PACS")[0] == ACCEPTED
 
 
+@both_paths
 def test_limit_of_associations_frees_up_again(start_node: StartNode) -> None:
     node = start_node(max_associations=2)
     with RawScu(node.port) as one, RawScu(node.port) as two, RawScu(node.port) as three:
@@ -81,6 +84,7 @@ def test_limit_of_associations_frees_up_again(start_node: StartNode) -> None:
         time.sleep(0.05)
 
 
+@both_paths
 def test_contexts_over_the_wire(node: Node) -> None:
     contexts = [
         build_context(MR, ["1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70", EXPLICIT]),
@@ -95,9 +99,10 @@ def test_contexts_over_the_wire(node: Node) -> None:
 
 
 def _association_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("AcceptorThread")}
+    return {thread for thread in threading.enumerate() if thread.name.startswith(("AcceptorThread", "connection"))}
 
 
+@both_paths
 @pytest.mark.parametrize("ending", ["abort", "close", "reset"])
 def test_an_association_that_ends_inside_an_instance_leaves_nothing(node: Node, tmp_path: Path, ending: str) -> None:
     dataset = dataset_of(make_instance(tmp_path, 1))
@@ -123,6 +128,7 @@ def test_an_association_that_ends_inside_an_instance_leaves_nothing(node: Node, 
     assert echo(node.port)
 
 
+@both_paths
 def test_many_fragments_make_one_instance(node: Node, tmp_path: Path) -> None:
     dataset = dataset_of(make_instance(tmp_path, 1))
     command = c_store_rq(MR, f"{STUDY}.9.1")
@@ -198,6 +204,7 @@ def test_garbage_ends_the_connection_and_harms_nobody(start_node: StartNode, dat
     assert echo(node.port)
 
 
+@both_paths
 def test_a_pdu_that_claims_four_gigabytes_is_not_read(node: Node) -> None:
     memory = psutil.Process().memory_info().rss
     with RawScu(node.port) as scu:
@@ -208,6 +215,7 @@ def test_a_pdu_that_claims_four_gigabytes_is_not_read(node: Node) -> None:
     assert echo(node.port)
 
 
+@both_paths
 def test_endless_fragments_do_not_fill_the_memory(start_node: StartNode) -> None:
     node = start_node(max_object_mb=1)
     memory = psutil.Process().memory_info().rss
@@ -238,6 +246,7 @@ def test_an_address_of_another_machine_names_the_key(node: Node) -> None:
         Receiver(config, node.spool, node.store).start()
 
 
+@both_paths
 def test_stop_aborts_open_associations_and_frees_the_port(start_node: StartNode) -> None:
     node = start_node()
     with RawScu(node.port) as scu:

@@ -128,10 +128,16 @@ def test_who_may_report(node: Node, start_node: StartNode, tmp_path: Path) -> No
         assert made.is_rejected
 
 
-def test_an_archive_that_may_not_associate_is_named_at_start(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_archive_that_is_a_peer_need_not_be_listed(node: Node) -> None:
+    node.receiver.stop()
     strict = node.config.receive.model_copy(update={"calling_ae_titles": ("SCANNER",)})
-    Receiver(node.config.model_copy(update={"receive": strict}), node.spool, node.store)
-    assert "ARCHIVE is asked for storage commitment but may not associate" in caplog.text
+    node.config = node.config.model_copy(update={"receive": strict})
+    node.receiver = Receiver(node.config, node.spool, node.store)
+    node.receiver.start()
+    with association(node) as made:
+        assert takes(made)
+    with association(node, "OTHER") as made:
+        assert made.is_rejected
 
 
 def test_many_reports_at_once(node: Node) -> None:

@@ -35,7 +35,7 @@ from stenosis_node.jobs import DocumentRow, Purge
 from stenosis_node.spool import PutOutcome, PutResult
 from tests.conftest import require_data, require_tool
 from tests.unit.completeness import claim_complete
-from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, dataset_of, make_instance
+from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, both_paths, dataset_of, make_instance
 
 Send = Callable[..., Dataset]
 
@@ -44,6 +44,7 @@ UNKNOWN_CLASS = "1.2.840.10008.5.1.4.1.1.9999"
 PRIVATE_SYNTAX = "1.3.6.1.4.1.99999.7"
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("sop_class", "syntax"),
     [
@@ -92,6 +93,7 @@ def test_a_study_becomes_a_job_with_all_its_instances(node: Node, send: Send, tm
     assert sorted(node.spool.root / i.path for i in instances) == node.files()
 
 
+@both_paths
 def test_exact_resend_changes_nothing(node: Node, send: Send, tmp_path: Path) -> None:
     path = make_instance(tmp_path, 1)
     assert send(node, path).Status == 0
@@ -134,6 +136,7 @@ def test_own_documents_that_come_back_are_acknowledged_and_dropped(node: Node, s
     assert not node.quarantined()
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("change", "status", "comment"),
     [
@@ -167,6 +170,7 @@ def test_instances_that_do_not_match_are_refused_and_quarantined(
     assert send(node, path).Status == 0  # the object was refused, not the sender
 
 
+@both_paths
 def test_bytes_that_are_no_data_set(node: Node, send: Send, tmp_path: Path) -> None:
     path = make_instance(tmp_path, 1)
     content = path.read_bytes()
@@ -182,6 +186,7 @@ def test_bytes_that_are_no_data_set(node: Node, send: Send, tmp_path: Path) -> N
     assert len([p for p in node.quarantined() if p.stat().st_size > 150]) >= 2
 
 
+@both_paths
 def test_too_large_an_object_is_refused_and_the_association_goes_on(
     start_node: StartNode, send: Send, tmp_path: Path
 ) -> None:
@@ -195,6 +200,25 @@ def test_too_large_an_object_is_refused_and_the_association_goes_on(
     assert [p.name for p in node.files()] == [f"{STUDY}.9.2.dcm"]
 
 
+@both_paths
+def test_a_large_object_arrives_whole_and_between_others(node: Node, send: Send, tmp_path: Path) -> None:
+    ds = dcmread(make_instance(tmp_path, 1))
+    ds.PixelData = bytes(range(256)) * 40_000  # more than is collected in memory
+    large, small = tmp_path / "large.dcm", make_instance(tmp_path, 2)
+    ds.save_as(large)
+    assert send(node, large, small, large).Status == 0
+    assert node.dataset(f"{STUDY}.9.1") == dataset_of(large)
+    assert node.dataset(f"{STUDY}.9.2") == dataset_of(small)
+    assert not node.leftovers()
+    assert not node.quarantined()
+    ds.StudyInstanceUID = ""
+    ds.save_as(large)
+    assert send(node, large).Status == 0xA900
+    assert any(dataset_of(large) in p.read_bytes() for p in node.quarantined())
+    assert not node.leftovers()
+
+
+@both_paths
 def test_disk_below_the_floor(start_node: StartNode, send: Send, tmp_path: Path) -> None:
     node = start_node(min_free_mb=10**9)
     answer = send(node, make_instance(tmp_path, 1))
@@ -204,6 +228,7 @@ def test_disk_below_the_floor(start_node: StartNode, send: Send, tmp_path: Path)
     assert not node.quarantined()
 
 
+@both_paths
 def test_no_success_without_a_row(node: Node, send: Send, tmp_path: Path) -> None:
     with sqlite3.connect(node.spool.root / "jobs.db") as database:
         database.execute("ALTER TABLE instance RENAME TO lost")
@@ -218,6 +243,7 @@ def test_no_success_without_a_row(node: Node, send: Send, tmp_path: Path) -> Non
     assert job.n_instances == 2
 
 
+@both_paths
 def test_patient_attributes_stay_out_of_the_log(
     node: Node, send: Send, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +280,7 @@ def test_study_stays_open_while_its_association_is(start_node: StartNode, tmp_pa
 # ------------------------------------------------------------------- DCMTK as sender, real files
 
 
+@both_paths
 def test_dcmtk_echo_and_store(node: Node, tmp_path: Path) -> None:
     where = ["-aec", "STENOSIS", "127.0.0.1", str(node.port)]
     subprocess.run([require_tool("echoscu", "dcmtk"), *where], check=True, timeout=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from stenosis_node.domain import Decision, Pixels, SeriesReason
 from stenosis_node.series import choose, find_files, scan
-from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader, Undecodable
+from stenosis_node.series.decoding import PIXEL_TAGS_NEEDED, FrameReader
 from stenosis_node.series.files import open_instance
+from stenosis_node.series.isolation import DecoderProcess, Undecodable
 from tests.conftest import require_data
 
 R = SeriesReason
@@ -60,9 +62,18 @@ def test_every_file_of_the_data_is_in_the_table_or_no_dicom() -> None:
     assert {decision.decision for decision in choose(result.series)} == {Decision.REJECTED}
 
 
+DECODERS = DecoderProcess()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _decoders() -> Iterator[None]:
+    with DECODERS:
+        yield
+
+
 def frames(path: Path) -> list[Pixels | None]:
     with open_instance(path, PIXEL_TAGS_NEEDED) as opened:
-        reader = FrameReader(opened)
+        reader = FrameReader(opened, DECODERS)
         found: list[Pixels | None] = []
         for number in range(1, reader.n_frames + 1):
             try:

@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from stenosis_node.domain import Decision
-from stenosis_node.series import choose, files, find_files, read, scan
+from stenosis_node.series import choose, find_files, read, scan
+from stenosis_node.wire import part10
 from tests.unit.series.builder import (
     ENHANCED,
     LEGACY,
@@ -118,7 +119,7 @@ def test_deflated(tmp_path: Path) -> None:
 
 
 def test_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr(part10, "MAX_INFLATED", 1 << 20)
     path = save(tmp_path, t2_instance("s", 1, *stack(1)[0]))
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

@@ -170,8 +170,8 @@ def test_what_the_chain_reports_needs_a_box_rootlet_and_no_abstention() -> None:
 
 def test_usage_and_input_errors(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:
     labels, predictions, _ = simulated
-    assert "needs --predictions and --labels" in call("--out", tmp_path / "o").output
-    assert "takes three runs" in call("one", "--out", tmp_path / "o").output
+    assert call("--out", tmp_path / "o").exit_code == 2
+    assert "--labels" in call("--out", tmp_path / "o").output
     done = call("--labels", labels, "--predictions", predictions, "--out", tmp_path / "o", "--reference", "carl")
     assert done.exit_code == 2
     assert "no rows of reader 'carl'; it has anna, ben" in done.output
