@@ -42,8 +42,10 @@ class Temporary:
         """
         self._kind = kind
         self._path, self._descriptor = _open_temporary(folder)
+        self._folder = folder
         self._digest = hashlib.sha256()
         self._size = 0
+        self._was_named = False
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +91,14 @@ class Temporary:
         False when the name is taken: a rename would replace what has it.
         raises  FileNotFoundError when the folder is not there
         """
+        if self._was_named:
+            self._copy()
         source = self._path or f"{_OPEN_FILES}/{self._descriptor}"  # a link there to the file: to be followed
         try:
             os.link(source, path, src_dir_fd=self._descriptor, follow_symlinks=True)
         except FileExistsError:
             return False
+        self._was_named = True
         failpoint(f"spool.{self._kind}.named")
         return True
 
@@ -110,6 +115,16 @@ class Temporary:
         os.close(self._descriptor)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+    def _copy(self) -> None:
+        """Go on with a copy: a file that has lost its last name never gets another."""
+        path, descriptor = _open_temporary(self._folder)
+        copied = 0
+        while copied < self._size:
+            copied += os.sendfile(descriptor, self._descriptor, copied, self._size - copied)
+        os.fsync(descriptor)
+        self.close()
+        self._path, self._descriptor = path, descriptor
 
 
 def _open_temporary(folder: Path) -> tuple[Path | None, int]:

@@ -97,9 +97,14 @@ def _committed(calls: list[Call], text: str, *, after: Call) -> Call:
 
 
 def _assert_durable_file(calls: list[Call], link: Call, uid: str, *, before: Call) -> None:
-    temporary, final = _quoted(link)[:2]
-    written = [c for c in calls if c.name.startswith(("write", "pwrite")) and c.path == temporary]
-    flushed = _first(calls, "fsync", temporary, after=written[-1])
+    """The bytes are flushed before they have a name, the name before the row is, the row before the answer."""
+    opened, final = _quoted(link)[:2]  # a link of /proc to a descriptor, or a temporary name
+    if opened.startswith("/proc/"):
+        number = int(opened.rpartition("/")[2])
+        earlier = [c for c in calls if c.descriptor == number and "/instances/#" in c.path and c.end < link.begin]
+        opened = earlier[-1].path
+    written = [c for c in calls if c.name.startswith(("write", "pwrite")) and c.path == opened]
+    flushed = _first(calls, "fsync", opened, after=written[-1])
     assert flushed.end < link.begin
     folder = _first(calls, "fsync", str(Path(final).parent), after=link)
     assert _committed(calls, uid, after=folder).end < before.begin

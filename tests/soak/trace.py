@@ -16,6 +16,8 @@ from tests.soak.servers import SoakNode
 
 CALLS = "write,writev,pwrite64,fsync,fdatasync,link,linkat,rename,renameat,renameat2,sendto,sendmsg"
 
+_DESCRIPTOR = re.compile(r"(\d+)<(.*?)>(?:\(deleted\))?(?=[,)])")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -29,9 +31,16 @@ class Call:
 
     @property
     def path(self) -> str:
-        """Of the descriptor that is the first argument; of a socket its ends."""
-        found = re.match(r"\d+<(.*?)>(?=[,)])", self.text)
-        return found[1] if found else ""
+        """Of the descriptor that is the first argument; of a socket its ends; of a file without a name its folder
+        and ``#`` with the number of its inode."""
+        found = _DESCRIPTOR.match(self.text)
+        return found[2] if found else ""
+
+    @property
+    def descriptor(self) -> int:
+        """That is the first argument; -1 where it is none."""
+        found = _DESCRIPTOR.match(self.text)
+        return int(found[1]) if found else -1
 
 
 class TracedNode(SoakNode):

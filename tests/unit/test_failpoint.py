@@ -42,7 +42,7 @@ def test_the_registry_names_every_place_and_nothing_else() -> None:
                     called.add(name)
                 case "_writing", [ast.Constant(value=str(step))]:
                     called |= {f"jobs.{step}.written", f"jobs.{step}.committed"}
-                case "_temporary" | "_filled" | "_Temporary", [ast.Constant(value=str(kind)), *_]:
+                case "_temporary" | "Temporary", [ast.Constant(value=str(kind)), *_]:
                     called |= {f"spool.{kind}.{step}" for step in ("written", "flushed", "named", "durable")}
 
     of_a_trial = {name for name in called if name.startswith("spool.trial.")}  # it is never written to

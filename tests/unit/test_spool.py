@@ -21,6 +21,7 @@ import pytest
 from stenosis_node.domain import Document, DocumentKind
 from stenosis_node.errors import ConfigError, PermanentError, TransientError
 from stenosis_node.spool import PutOutcome, Spool, holder, least_free_bytes
+from stenosis_node.spool import files as spool_files
 
 SPAWN = multiprocessing.get_context("spawn")
 KEY = "0a" * 32
@@ -63,7 +64,11 @@ def test_an_instance_is_kept_as_it_came(spool: Spool) -> None:
     assert list(spool.iter_instances()) == [put.path]
 
 
-def test_an_instance_on_its_way_to_the_disk_is_kept_like_any_other(spool: Spool) -> None:
+@pytest.mark.parametrize("names", [False, True])
+def test_an_instance_on_its_way_to_the_disk_is_kept_like_any_other(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, *, names: bool
+) -> None:
+    monkeypatch.setattr(spool_files, "_HAS_OPEN_FILES", not names)
     with spool.arriving() as arriving:
         for piece in (b"DICM", memoryview(bytearray(b"-pix")), b"els-"):
             arriving.append(piece)
@@ -90,10 +95,12 @@ def test_an_instance_on_its_way_to_the_disk_is_kept_like_any_other(spool: Spool)
     assert spool.instance_path(put.path).read_bytes() == b"DICM-pixels-"
 
 
-def test_what_arrived_and_was_not_put_is_gone(spool: Spool) -> None:
+@pytest.mark.parametrize("names", [False, True])
+def test_what_arrived_and_was_not_put_is_gone(spool: Spool, monkeypatch: pytest.MonkeyPatch, *, names: bool) -> None:
+    monkeypatch.setattr(spool_files, "_HAS_OPEN_FILES", not names)
     with spool.arriving() as arriving:
         arriving.append(b"half of it")
-        assert len(files(spool)) == 1
+        assert len(files(spool)) == names, "only where there are no files without a name"
         assert list(spool.iter_instances()) == []
     assert files(spool) == []
 
@@ -407,12 +414,12 @@ def test_every_byte_and_name_is_flushed_before_put_returns(spool: Spool, monkeyp
 
     def fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        log.append("file" if path.is_file() else f"folder {path.relative_to(spool.root)}")
+        log.append("file" if stat.S_ISREG(os.fstat(descriptor).st_mode) else f"folder {path.relative_to(spool.root)}")
         real_fsync(descriptor)
 
-    def link(source: Path, target: Path) -> None:
+    def link(*args: Any, **options: Any) -> None:
         log.append("name")
-        real_link(source, target)
+        real_link(*args, **options)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", link)
@@ -423,9 +430,15 @@ def test_every_byte_and_name_is_flushed_before_put_returns(spool: Spool, monkeyp
     spool.put(STUDY, SERIES, "1.1", [b"y"])
 
     series = f"folder instances/{STUDY}/{SERIES}"
-    assert first == ["folder instances", f"folder instances/{STUDY}", "file", "name", series]
+    assert first == ["file", "folder instances", f"folder instances/{STUDY}", "name", series]
     assert second == ["file", "name", series]
     assert log == ["file", "name", series], "of a resend too: who wrote the file may not have come to it yet"
+
+    log.clear()
+    put = [spool.put(STUDY, SERIES, uid, [b"z"], is_flushed=False) for uid in ("1.2", "1.3")]
+    assert log == ["file", "name"] * 2
+    spool.flush(result.path for result in put)
+    assert log == [*["file", "name"] * 2, series], "once for all of a group"
 
 
 def test_a_folder_made_by_another_process_is_flushed_too(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,13 +544,15 @@ def _endless(announce: Path) -> Iterator[bytes]:
         yield b"x"
 
 
-def _put_for_ever(root: Path, announce: Path) -> None:
+def _put_for_ever(root: Path, announce: Path, names: bool) -> None:
+    spool_files._HAS_OPEN_FILES = not names
     Spool(root).put(STUDY, SERIES, SOP, _endless(announce))
 
 
-def test_a_process_killed_while_it_writes_leaves_no_visible_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [False, True])
+def test_a_process_killed_while_it_writes_leaves_no_visible_file(tmp_path: Path, *, names: bool) -> None:
     root, announce = tmp_path / "spool", tmp_path / "writing"
-    process = SPAWN.Process(target=_put_for_ever, args=(root, announce))
+    process = SPAWN.Process(target=_put_for_ever, args=(root, announce, names))
     process.start()
     deadline = time.monotonic() + 60
     while not announce.exists():
@@ -549,7 +564,7 @@ def test_a_process_killed_while_it_writes_leaves_no_visible_file(tmp_path: Path)
 
     spool = Spool(root)
     assert list(spool.iter_instances()) == []
-    assert len(files(spool)) == 1, "only the temporary file"
+    assert len(files(spool)) == names, "only the temporary file"
     spool.sweep()
     assert files(spool) == []
     assert spool.put(STUDY, SERIES, SOP, [b"whole"]).outcome is PutOutcome.NEW

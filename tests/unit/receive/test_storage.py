@@ -379,8 +379,8 @@ def test_a_resend_survives_a_deletion_that_was_under_way(
     real_put = node.spool.put
     outcomes: list[PutOutcome] = []
 
-    def put(*args: Any) -> PutResult:
-        result = real_put(*args)
+    def put(*args: Any, **options: Any) -> PutResult:
+        result = real_put(*args, **options)
         outcomes.append(result.outcome)
         if len(outcomes) == 1:
             node.spool.delete_instances(purge.instances)
