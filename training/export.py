@@ -170,7 +170,7 @@ def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tup
     return (
         TrainingData(
             id=f"labels-{stored['manifest_sha256'][:12]}",
-            description=f"{kind}; {mine['patient_key'].nunique()} patients, a tenth of them to validate; labels of "
+            description=f"{kind}; {mine['patient_key'].nunique()} patients, a fifth of them to validate; labels of "
             f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {recipe.name}, seed {stored['seed']}",
             slices=len(mine.drop_duplicates(subset=list(SLICE))),
         ),

@@ -19,6 +19,11 @@ from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Step
 from stenosis_node.jobs.retention import RESEND_GRACE, lacks_files
 from stenosis_node.jobs.schema import document, event, instance, job
 
+_LOOKED_AT: Final = (
+    *("id", "study_instance_uid", "state", "n_instances", "n_bytes", "first_claimed_at", "lease_until", "purged_at"),
+    *("last_instance_at", "quiet_until", "ceiling_at"),
+)
+"""Columns of a job that decide what an instance does to it."""
 _POSTPONED: Final = ("n_instances", "n_bytes", "last_instance_at", "complete_because", "quiet_until")
 _ADDED: Final = (
     *("job_id", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "received_at"),
@@ -38,7 +43,7 @@ class Receiving(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        of_study = select(job).where(job.c.study_instance_uid == bindparam("study")).with_for_update()
+        of_study = select(*(job.c[name] for name in _LOOKED_AT)).where(job.c.study_instance_uid == bindparam("study")).with_for_update()
         self._job_of = self._prepared(of_study, {"study": job.c.study_instance_uid.type})
         postpone = update(job).where(job.c.id == bindparam("of_job")).values(_parameters(_POSTPONED))
         self._postpone = self._prepared(postpone, {"of_job": job.c.id.type, **_types(job, _POSTPONED)})
@@ -85,7 +90,7 @@ class Receiving(Database):
         for i, (received, _) in enumerate(arrivals):
             by_study[received.study_instance_uid].append(i)
         touches: dict[int, Touch] = {}
-        with self._writing("touch_many") as connection:
+        with self._writing_often("touch_many") as connection:
             clock = _Clock(self._now(connection, now), timedelta(seconds=quiet_period_s), timedelta(seconds=ceiling_s))
             for study in sorted(by_study):  # one order of locks for all
                 indices = by_study[study]

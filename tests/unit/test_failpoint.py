@@ -40,7 +40,7 @@ def test_the_registry_names_every_place_and_nothing_else() -> None:
             match called_as(call), call.args:
                 case "failpoint", [ast.Constant(value=str(name))]:
                     called.add(name)
-                case "_writing", [ast.Constant(value=str(step))]:
+                case "_writing" | "_writing_often", [ast.Constant(value=str(step))]:
                     called |= {f"jobs.{step}.written", f"jobs.{step}.committed"}
                 case "_temporary" | "Temporary", [ast.Constant(value=str(kind)), *_]:
                     called |= {f"spool.{kind}.{step}" for step in ("written", "flushed", "named", "durable")}

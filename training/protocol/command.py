@@ -34,7 +34,7 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Print hours and disk, train nothing.")] = False,
     scale: Annotated[float, typer.Option(help="Share of patients, folds, epochs; recorded.")] = 1.0,
     folds: Annotated[int | None, typer.Option(help="How many, all of them run [the recipe's].")] = None,
-    final: Annotated[bool, typer.Option("--final", help="One chain on all patients, a tenth to validate.")] = False,
+    final: Annotated[bool, typer.Option("--final", help="One chain on all patients, a fifth to validate.")] = False,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value of the recipe, as grade.loss=ordinal; repeat it.")
     ] = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import event, inspect
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import ConfigError, TransientError
@@ -37,13 +37,11 @@ def empty_url(databases: Databases) -> str:
 
 
 def test_every_writing_transaction_begins_immediate_and_no_reading_one_does(sqlite_url: str) -> None:
-    store = JobStore(sqlite_url)
-    store.migrate()
     seen: list[str] = []
-    with store._engine.connect() as connection:  # the pool gives the same one out again
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.set_trace_callback(seen.append)
+    store = JobStore(sqlite_url)
+    event.listen(store._engine, "connect", lambda driver, _record: driver.set_trace_callback(seen.append))
+    store.migrate()
+    seen.clear()
 
     graded(store)
     claim_delivery(store, 21)
@@ -104,9 +102,12 @@ def test_a_full_disk_is_a_transient_error_and_loses_nothing(sqlite_url: str) -> 
     store = JobStore(sqlite_url)
     store.migrate()
     receive(store, 0, 0)
-    with store._engine.connect() as connection:
+    with store._reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+    store.close()
+    store = JobStore(sqlite_url)
+    limit = f"PRAGMA max_page_count = {pages + 2}"  # of a connection
+    event.listen(store._engine, "connect", lambda driver, _record: driver.execute(limit))
 
     def fill() -> None:
         for number in range(1, 1000):
