@@ -262,7 +262,7 @@ DEFAULT: Final = Recipe(
     ),
     grade=StageRecipe(
         stage=Stage.GRADE,
-        epochs=20,
+        epochs=30,
         slices_per_epoch=3200,
         batch_size=32,
         optimizer="adamw",

@@ -110,7 +110,7 @@ class Database:
 
     @contextmanager
     def _writing_often(self, step: str) -> Iterator[Connection]:
-        """As :meth:`_writing`; with SQLite on a connection that is kept, because to borrow one costs as much as to write.
+        """As :meth:`_writing`; with SQLite on a connection that is kept: to borrow one costs as much as to write.
 
         With a server nothing is kept: it may have gone and come back in between.
         """

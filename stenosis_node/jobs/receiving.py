@@ -43,7 +43,8 @@ class Receiving(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        of_study = select(*(job.c[name] for name in _LOOKED_AT)).where(job.c.study_instance_uid == bindparam("study")).with_for_update()
+        looked_at = select(*(job.c[name] for name in _LOOKED_AT))
+        of_study = looked_at.where(job.c.study_instance_uid == bindparam("study")).with_for_update()
         self._job_of = self._prepared(of_study, {"study": job.c.study_instance_uid.type})
         postpone = update(job).where(job.c.id == bindparam("of_job")).values(_parameters(_POSTPONED))
         self._postpone = self._prepared(postpone, {"of_job": job.c.id.type, **_types(job, _POSTPONED)})

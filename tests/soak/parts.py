@@ -40,9 +40,10 @@ GRADE = (
     *("grade.composed", "jobs.advance_graded.written", "jobs.advance_graded.committed", "grade.advanced"),
 )
 DELIVER = (
+    *("jobs.remember_capability.written", "jobs.remember_capability.committed"),  # once: when a peer first says it
     *("jobs.claim_delivery.written", "jobs.claim_delivery.committed", "deliver.claimed", "deliver.connected"),
     *("deliver.stored", "deliver.answered", "jobs.record_document.written", "jobs.record_document.committed"),
-    *("deliver.recorded", "jobs.remember_capability.written", "jobs.remember_capability.committed", "deliver.sent"),
+    *("deliver.recorded", "deliver.sent"),
     *("jobs.advance_delivery.written", "jobs.advance_delivery.committed", "deliver.advanced"),
 )
 CHORES = tuple(f"jobs.{step}.{when}" for step in ("free_leases_of", "purgeable") for when in ("written", "committed"))

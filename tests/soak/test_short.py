@@ -9,7 +9,8 @@ import pytest
 
 from stenosis_node.failpoint import POINTS
 from tests.soak import parts
-from tests.soak.invariant import settle
+from tests.soak.__main__ import Variant, run, started
+from tests.soak.invariant import Bytes, settle
 from tests.soak.sender import SLICES, Sender
 from tests.soak.servers import RecordingPacs
 from tests.soak.trace import Call, TracedNode, read_trace
@@ -19,6 +20,16 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 
 def test_the_long_form_goes_through_points_that_there_are() -> None:
     assert set(chain(*parts.FLOW)) <= POINTS
+
+
+def test_processes_killed_at_random_lose_and_double_nothing(tmp_path: Path) -> None:
+    """On the stock path of reception; the crash tests of tests/acceptance are on the fast one."""
+    kills = started(lambda a_round: parts.kill_at_random(a_round, 4, longest_s=2.0))
+    row = run("kills", Variant("sqlite", fast_path=False), kills, Bytes(), folder=tmp_path / "kills", seed=1)
+
+    assert row.verdict.violations == []
+    assert row.kills == 4
+    assert row.verdict.acknowledged > 0
 
 
 def test_nothing_is_answered_or_sent_before_it_would_survive_a_power_cut(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stenosis_node.config import Peer
 from stenosis_node.deliver import probe, request_commitment, send
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
-from stenosis_node.query import FetchedInstance, find_instances, get_instances
+from stenosis_node.query import FetchedInstance, find_instances, get_instances, move_instances
 from tests.conftest import free_port, require_tool
 from tests.unit.certificates import Authority, Identity
 from tests.unit.deliver.conftest import dataset_bytes
@@ -218,4 +218,9 @@ def test_orthanc_in_every_role(
         )
         assert outcome.completed == len(known)
         assert kept.keys() == study.mr
+
+        assert node.files() == []
+        moved = move_instances(peer, study.uid, known, calling_ae_title="STENOSIS", destination="STENOSIS")
+        assert (moved.completed, moved.failed) == (len(known), 0)
+        assert {path.stem for path in node.files()} == study.mr
         assert "does not accept our certificate" in failing(peer.model_copy(update={"certificate": None, "key": None}))
