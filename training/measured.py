@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from stenosis_node.grading.manifest import Manifest
+from training.labels.rows import TRUTH
 from training.learning.errors import TrainingError
-from training.learning.labels import TRUTH
 
 _DECIDING: Final = (
     "locate_input", "patch_input", "locate", "classify", "grade", "thresholds", "calibration", "decision"
@@ -85,6 +85,7 @@ def _figures(tree: Mapping[str, Any], chain: str) -> dict[str, Any]:
     measured: dict[str, Any] = {
         "data": dict(tree["data"]),
         "canal": {name: found["detection"][name] for name in ("with_canal", *_LOCATE)},
+        **_canal_of_readers(found.get("detection_by_all")),
         "rootlet or cord, end to end": _scores(regions.get(_ALL), _REGION),
         "rootlet or cord, away from the transition": _scores(regions.get(_FAR), _REGION),
         "grade, reader's box": _scores(grades.get(_TRUE_BOX), _GRADE),
@@ -109,6 +110,14 @@ def _figures(tree: Mapping[str, Any], chain: str) -> dict[str, Any]:
         }
     measured["compared with"] = found["reader"]
     return measured
+
+
+def _canal_of_readers(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Nothing with one reader."""
+    if found is None:
+        return {}
+    names = ("with_canal", *_LOCATE[:-1])
+    return {"canal, mean box where every reader drew one": {name: found[name] for name in names}}
 
 
 def _scores(found: Mapping[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any]:

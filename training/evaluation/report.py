@@ -52,6 +52,7 @@ def as_json(compared: Sequence[paper_tables.Comparison], chains: Sequence[ChainS
             one.chain: {
                 "reader": one.reader,
                 "detection": asdict(one.detection),
+                "detection_by_all": None if one.detection_by_all is None else asdict(one.detection_by_all),
                 "region": {name: asdict(found) for name, found in one.regions.items()},
                 "grade": {name: asdict(found) for name, found in one.grades.items()},
                 "calibration": {

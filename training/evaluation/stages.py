@@ -17,6 +17,7 @@ from training.evaluation.matrices import SEVERE, Floats
 from training.evaluation.predictions import BOX, P_GRADE, P_REGION
 from training.evaluation.scoring import Bounds, Scoring, score
 from training.evaluation.vocabulary import GRADES, REGIONS, code_labels
+from training.labels.rows import TRUTH
 
 END_TO_END: Final = "end to end"
 
@@ -70,6 +71,20 @@ class ChainScores:
     def detection(self) -> Detection:
         """Of the canal."""
         return detect(self.truth, self.found)
+
+    @cached_property
+    def detection_by_all(self) -> Detection | None:
+        """Of the canal, against the mean box of the readers on slices where all of them drew one; None with one reader.
+
+        The truth of phantoms is no reader: it is narrower than the boxes that a chain learns from.
+        """
+        readers = [rows for name, rows in self._cohort.readers.items() if name != TRUTH]
+        if len(readers) < 2:
+            return None
+        found = self._cohort.chains[self.chain]
+        drawn = [rows.reindex(found.index)[list(BOX)].astype(float) for rows in readers]
+        mean = (sum(drawn[1:], start=drawn[0]) / len(drawn)).dropna()
+        return detect(mean.assign(region=""), found.loc[mean.index])
 
     @cached_property
     def regions(self) -> dict[str, Scoring]:

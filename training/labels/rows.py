@@ -73,6 +73,8 @@ COLUMNS: Final = (
 NAMES: Final = tuple(column.name for column in COLUMNS)
 SLICE: Final = ("study_uid", "series_uid", "sop_uid", "frame")
 """The columns that name a slice; with ``reader`` they name a row."""
+TRUTH: Final = "truth"
+"""Reader of the phantoms who sees what was drawn: takes part in no consensus of readers."""
 BOX: Final = ("x0", "y0", "x1", "y1")
 OWN_PREFIX: Final = "x_"
 """Columns of a research group's own begin so and are kept as text."""

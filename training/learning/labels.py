@@ -13,14 +13,12 @@ import pandas as pd
 from stenosis_node.domain import Grade, PixelBox
 from training.labels.errors import LabelError
 from training.labels.manifest import has_box
-from training.labels.rows import BOX, SLICE, Region, parse_grade_set
+from training.labels.rows import BOX, SLICE, TRUTH, Region, parse_grade_set
 from training.learning.series import Key, slice_key
 from training.learning.store import SliceEntry, SliceStore
 
 CONSENSUS: Final = "consensus"
 """Name of the chain that learns from all readers."""
-TRUTH: Final = "truth"
-"""Reader of the phantoms who sees what was drawn: it takes part in no consensus."""
 REGIONS: Final = (Region.ROOTLET, Region.CORD)
 GRADES: Final = tuple(Grade)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 from stenosis_node.domain import Grade, PixelBox
-from training.labels.rows import BoxSource, LabelRow, Region
-
-TRUTH: Final = "truth"
-"""Name of the reader who sees what was drawn."""
+from training.labels.rows import TRUTH, BoxSource, LabelRow, Region
 
 
 def label_rows(truth: dict[str, Any], folder: str) -> Iterator[LabelRow]:

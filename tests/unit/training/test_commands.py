@@ -50,6 +50,7 @@ def _evaluation(folder: Path, chain: str) -> Path:
             chain: {
                 "reader": "truth",
                 "detection": detection | {"false_without_canal": 0.0},
+                "detection_by_all": detection | {"recall50": 0.99},
                 "region": {"all slices": score, "away from the transition": score},
                 "grade": {"end to end": score, "on the reader's box": score},
                 "study": {"sensitivity": share, "specificity": share},
@@ -71,6 +72,8 @@ def test_figures_are_taken_from_an_evaluation_of_these_weights_alone(tmp_path: P
     path = _evaluation(tmp_path, chain_name(manifest))
     figures = figures_of(path, manifest)
     assert figures["grade, end to end"]["macro_f1"] == {"value": 0.8, "from": 0.7, "to": 0.85}
+    assert figures["canal"]["recall50"] == 0.9
+    assert figures["canal, mean box where every reader drew one"]["recall50"] == 0.99
     assert figures_of(tmp_path, manifest) == figures
     level = study_level(figures, "simulated studies")
     assert level is not None

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torchvision.ops import box_iou
 from typer.testing import CliRunner
 
 from tests.unit.training.evaluation.realised import write_paper
@@ -80,6 +82,24 @@ def test_the_document_is_whole(simulated: tuple[Path, Path, Path]) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     figures = json.loads((out / "evaluation.json").read_text())
     assert set(figures["chains"]) == {"one", "two"}
+
+
+def test_the_canal_against_all_readers_together(simulated: tuple[Path, Path, Path]) -> None:
+    """Counted again from the files, without the package."""
+    labels, predictions, out = simulated
+    box = ["x0", "y0", "x1", "y1"]
+    drawn = pd.read_csv(labels).groupby("sop_uid")[box].agg(["mean", "count"])
+    everywhere = drawn[drawn["x0"]["count"] == 2]
+    truth = everywhere.xs("mean", axis=1, level=1)[box].to_numpy()
+    found = pd.read_parquet(predictions).query("model == 'one'").set_index("sop_uid")[box].loc[everywhere.index]
+    ious = [
+        float(box_iou(torch.tensor([a]), torch.tensor([b]))) if b[0] == b[0] else 0.0
+        for a, b in zip(truth.tolist(), found.to_numpy().tolist(), strict=True)
+    ]
+    chain = json.loads((out / "evaluation.json").read_text())["chains"]["one"]
+    assert chain["detection_by_all"]["with_canal"] == len(everywhere) > 0
+    assert chain["detection_by_all"]["recall50"] == pytest.approx(np.mean(np.array(ious) >= 0.5))
+    assert "one, mean box of all readers" in (out / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_misses_count_as_errors_end_to_end(simulated: tuple[Path, Path, Path]) -> None:
