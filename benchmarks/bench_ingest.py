@@ -177,6 +177,7 @@ def serve(spool_folder: Path, port: int, *, fast_path: bool) -> int:
                 "port": port,
                 "check_called_ae_title": False,
                 "min_free_mb": 0,
+                "max_associations": 500,
                 "fast_path": fast_path,
             },
         },
@@ -197,7 +198,7 @@ def measure(contender: Contender, case: Case, folders: list[Path], store: Path) 
     """Start the receiver on an empty store, send each folder over its own association, check that all arrived."""
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
-    port = _free_port()
+    port = free_port()
     environment = os.environ | ({} if case.sender == "default" else {"TCP_NODELAY": "1"})
     files = [path for folder in folders for path in folder.iterdir()]
     size = sum(path.stat().st_size for path in files)
@@ -259,8 +260,8 @@ def _send_folder(folder: Path, port: int, barrier: Any, answers: Any) -> None:
     times = []
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peer.sendall(_associate_rq())
-        answer = _read_pdu(peer)
+        peer.sendall(associate_rq())
+        answer = read_pdu(peer)
         at = answer.rindex(b"\x51\0\0\4") + 4  # maximum length
         max_pdu = min(int.from_bytes(answer[at : at + 4], "big") or MAX_PDU, MAX_PDU)
         instances = [_encoded(path, number, max_pdu) for number, path in enumerate(sorted(folder.iterdir()), start=1)]
@@ -268,7 +269,7 @@ def _send_folder(folder: Path, port: int, barrier: Any, answers: Any) -> None:
         for pdus in instances:
             begin = time.monotonic()
             peer.sendall(pdus)
-            answer = _read_pdu(peer)
+            answer = read_pdu(peer)
             times.append((begin, time.monotonic()))
             if b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00" not in answer:  # (0000,0900) Status: Success
                 print(f"answered with {answer.hex()}", file=sys.stderr)
@@ -276,10 +277,10 @@ def _send_folder(folder: Path, port: int, barrier: Any, answers: Any) -> None:
                 break
         answers.put(times)
         peer.sendall(b"\x05\0\0\0\0\x04\0\0\0\0")
-        _read_pdu(peer)
+        read_pdu(peer)
 
 
-def _associate_rq() -> bytes:
+def associate_rq() -> bytes:
     request = A_ASSOCIATE()
     request.application_context_name = "1.2.840.10008.3.1.1.1"
     request.calling_ae_title, request.called_ae_title = "RAW", "ANY"
@@ -326,7 +327,7 @@ def _element(number: int, value: bytes) -> bytes:
     return struct.pack("<HHL", 0, number, len(value)) + value
 
 
-def _read_pdu(peer: socket.socket) -> bytes:
+def read_pdu(peer: socket.socket) -> bytes:
     head = peer.recv(6, socket.MSG_WAITALL)
     return head + peer.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL)
 
@@ -439,7 +440,7 @@ def make_instances(folder: Path, count: int, groups: int, frames: int = 1) -> li
     return folders
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

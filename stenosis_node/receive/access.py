@@ -29,6 +29,9 @@ RESOLVE_AGAIN_S: Final = 60.0
 MAX_REMEMBERED: Final = 1_000
 """Callers whose last rejection is remembered, so that it is logged once a minute and not each time."""
 
+MAX_ON_STOCK_PATH: Final = 10
+"""Associations that pynetdicom serves beside the fast path: each costs half a percent of a core while it is idle."""
+
 PERMANENT: Final = 1
 TRANSIENT: Final = 2
 SERVICE_USER: Final = 1
@@ -54,6 +57,8 @@ class AssociationRequest:
     """Of them, from the same address or of the same calling AE title, whichever are more."""
     in_last_minute: int = 0
     """Associations from this address that were admitted in the last minute."""
+    beside_fast_path: int = 0
+    """Of the open ones, those that the fast path does not serve; 0 for an association that it serves, or without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,12 @@ def _within_limits(calling: str, request: AssociationRequest, receive: config.Re
             f"{request.open_associations} associations are open already (receive.max_associations); "
             f"{calling!r} may try again later",
         )
+    if request.beside_fast_path >= MAX_ON_STOCK_PATH:
+        return _later(
+            LOCAL_LIMIT_EXCEEDED,
+            f"{request.beside_fast_path} associations that ask for more than to store or verify are open already; "
+            f"{calling!r} may try again later, or ask for storage alone",
+        )
     if receive.is_loopback:
         return ADMITTED
     if 0 < receive.max_associations_per_caller <= request.open_of_caller:
@@ -232,10 +243,19 @@ class Door:
             self._turned_away(address, not_allowed(address))
         return False
 
-    def admit(self, *, called: str, calling: str, address: str, present: Iterable[tuple[str, str]]) -> Admission:
+    def admit(
+        self,
+        *,
+        called: str,
+        calling: str,
+        address: str,
+        present: Iterable[tuple[str, str]],
+        beside_fast_path: int = 0,
+    ) -> Admission:
         """Admit or reject an association.
 
-        present  calling AE title and address of each association that is open
+        present           calling AE title and address of each association that is open
+        beside_fast_path  as in :class:`AssociationRequest`
         """
         title = calling.strip()
         others = list(present)
@@ -250,6 +270,7 @@ class Door:
                 open_associations=len(others),
                 open_of_caller=max(same_title, same_address),
                 in_last_minute=self._in_last_minute(address, now),
+                beside_fast_path=beside_fast_path,
             )
             admission = admit(request, self.rules)
             if admission.accepted:

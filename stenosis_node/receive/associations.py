@@ -57,6 +57,7 @@ class OpenAssociations:
     def __init__(self, rules: config.Receive, door: Door, audit: AssociationAudit) -> None:
         self._door = door
         self._audit = audit
+        self._has_fast_path = rules.fast_path
         self._max_object_bytes = rules.max_object_mb * 1_000_000
         self._limit_s = rules.network_timeout_s
         self._open: dict[Living, OpenAssociation] = {}
@@ -67,7 +68,13 @@ class OpenAssociations:
         with self._lock:
             self._forget_ended()
             present = [(record.calling_ae_title, record.address) for record in self._open.values()]
-            admission = self._door.admit(called=called, calling=calling, address=address, present=present)
+            admission = self._door.admit(
+                called=called,
+                calling=calling,
+                address=address,
+                present=present,
+                beside_fast_path=self._beside_fast_path(association),
+            )
             if admission.accepted:
                 tally = self._audit.admitted(calling.strip(), address)
                 self._open[association] = OpenAssociation(calling.strip(), address, tally)
@@ -84,6 +91,11 @@ class OpenAssociations:
                 extra={"event": "association_rejected"},
             )  # fmt: skip
         return admission
+
+    def _beside_fast_path(self, association: Living) -> int:
+        if not self._has_fast_path or not isinstance(association, Association):
+            return 0
+        return sum(isinstance(other, Association) for other in self._open)
 
     def get(self, association: Living) -> OpenAssociation | None:
         """The record of an association, None when it was not admitted."""

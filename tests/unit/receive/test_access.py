@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -13,14 +14,15 @@ import pytest
 
 from stenosis_node.config import Config, Receive, load
 from stenosis_node.receive import AccessRules, AssociationRequest, admit, admits_address
-from stenosis_node.receive.access import Door, canonical
-from tests.unit.receive.conftest import StartNode
-from tests.unit.receive.raw_scu import RawScu
+from stenosis_node.receive.access import MAX_ON_STOCK_PATH, Door, canonical
+from tests.unit.receive.conftest import StartNode, both_paths
+from tests.unit.receive.raw_scu import EXPLICIT, MR, RawScu
 
 PEERS = {ip_address("10.0.0.5"): {"PACS"}, ip_address("fd00::5"): {"PACS"}, ip_address("10.0.0.6"): {"ARCHIVE"}}
 REACHABLE = {"host": "0.0.0.0"}
 CALLED, CALLING, ADDRESS = (1, 1, 7), (1, 1, 3), (1, 1, 1)
 LIMIT, CONGESTION = (2, 3, 2), (2, 3, 1)
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 def rules(**settings: object) -> AccessRules:
@@ -304,3 +306,20 @@ def test_congestion_is_said_to_who_calls_too_often(start_node: StartNode, caplog
             answers.append(answer[0] if answer[0] == 2 else tuple(answer[7:10]))
     assert answers == [2, 2, 2, *[CONGESTION] * 5]
     assert caplog.text.count("began 3 associations within a minute") == 1
+
+
+@both_paths
+def test_associations_that_poll_take_no_core_from_those_that_store(start_node: StartNode, fast_path: bool) -> None:
+    """pynetdicom looks at each of its associations a thousand times a second."""
+    node = start_node()
+    with contextlib.ExitStack() as open_:
+
+        def ask(*sop_classes: str) -> tuple[int, ...]:
+            scu = open_.enter_context(RawScu(node.port))
+            answer = scu.associate(contexts=[(sop_class, EXPLICIT) for sop_class in sop_classes])
+            return (2,) if answer[0] == 2 else tuple(answer[7:10])
+
+        answers = [ask(MR, STUDY_ROOT_FIND) for _ in range(MAX_ON_STOCK_PATH + 2)]
+        assert answers[:MAX_ON_STOCK_PATH] == [(2,)] * MAX_ON_STOCK_PATH
+        assert answers[MAX_ON_STOCK_PATH:] == [LIMIT if fast_path else (2,)] * 2
+        assert ask(MR) == (2,)
