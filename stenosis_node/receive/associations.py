@@ -24,6 +24,8 @@ log = logging.getLogger("stenosis_node.receive")
 
 MAX_COMMAND_BYTES: Final = 1 << 14
 """Of a command set; the longest legitimate one has a few hundred."""
+MIN_BYTES_PER_S: Final = 1_000
+"""An instance that arrives more slowly than this ends its association."""
 MAX_WAITING_REQUESTS: Final = 2
 """Of one association; a peer that waits for its answers has none."""
 
@@ -48,7 +50,9 @@ class OpenAssociation:
     command_bytes: int = 0
     """Of the command set that is arriving over the stock path."""
     dataset_bytes: int = 0
-    """Of the instance that is arriving."""
+    """Of the instance that is arriving over the stock path."""
+    began: float = 0.0
+    """When its first byte came: a monotonic time."""
 
 
 class OpenAssociations:
@@ -122,9 +126,9 @@ class OpenAssociations:
             return set().union(*(record.studies.copy() for record in self._open.values()))
 
     def measure(self, event: evt.Event) -> None:
-        """Bound what the stock path holds of one peer: a data set, a command set, and requests that wait their turn.
+        """Bound what the stock path holds of one peer, and how slowly an instance may come.
 
-        Bound to EVT_DATA_RECV: runs in the thread that reads from the peer, before this PDU is looked at.
+        What it holds: a data set, a command set, requests that wait their turn. Bound to EVT_DATA_RECV: runs in the thread that reads from the peer, before this PDU is looked at.
         """
         pdu: bytes = event.data
         record = self._open.get(event.assoc)
@@ -132,9 +136,13 @@ class OpenAssociations:
             return
         message = event.assoc.dimse.message
         collected = None if message is None else message.data_set
+        now, is_slow = time.monotonic(), False
         for control, size in _fragments(pdu):
             if not control & 1:
+                if not record.dataset_bytes:
+                    record.began = now
                 record.dataset_bytes += size
+                is_slow |= now - record.began > self._limit_s + record.dataset_bytes / MIN_BYTES_PER_S
                 continue
             record.command_bytes += size
             if not control & 2:
@@ -145,12 +153,14 @@ class OpenAssociations:
         if record.dataset_bytes > self._max_object_bytes and isinstance(collected, BytesIO):
             collected.seek(0)
             collected.truncate()
-        if record.command_bytes > MAX_COMMAND_BYTES or not self._has_turn(event.assoc):
-            log.warning(
-                "association from %s ended: more than a node holds of one peer", record.calling_ae_title,
-                extra={"event": "aborting"},
-            )  # fmt: skip
-            hang_up(event.assoc)
+        if is_slow:
+            self._end(event.assoc, record, f"an instance arrives at less than {MIN_BYTES_PER_S} bytes a second")
+        elif record.command_bytes > MAX_COMMAND_BYTES or not self._has_turn(event.assoc):
+            self._end(event.assoc, record, "more than a node holds of one peer")
+
+    def _end(self, association: Association, record: OpenAssociation, why: str) -> None:
+        log.warning("association from %s ended: %s", record.calling_ae_title, why, extra={"event": "aborting"})
+        hang_up(association)
 
     def _has_turn(self, association: Association) -> bool:
         """Wait until earlier requests of the peer are answered: it should have waited for that itself (PS3.7 D.3.3.3).

@@ -34,7 +34,7 @@ from pynetdicom.presentation import negotiate_as_acceptor
 
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from stenosis_node.errors import NodeError, TransientError
-from stenosis_node.receive.associations import OpenAssociation, OpenAssociations
+from stenosis_node.receive.associations import MIN_BYTES_PER_S, OpenAssociation, OpenAssociations
 from stenosis_node.receive.contexts import VERIFICATION, are_storage_only, supported_contexts
 from stenosis_node.receive.intake import Answer, Incoming, Intake
 from stenosis_node.spool import Arriving
@@ -55,8 +55,6 @@ SPILL_BYTES: Final = 4 << 20
 """A larger data set goes to the disk while it arrives."""
 PIECE_BYTES: Final = 1 << 20
 """In pieces of this size."""
-MIN_BYTES_PER_S: Final = 1_000
-"""An instance that arrives more slowly than this ends its association."""
 LINGER_S: Final = 0.5
 """A peer that is told of an end gets this long to hang up first."""
 

@@ -90,6 +90,9 @@ def test_who_says_nothing_or_a_byte_at_a_time_is_let_go(targets: tuple[Target, .
             if name in DRIPS:
                 rest = whole[associated][len(sent) :]
                 drips[f"{target.name}: {name}"] = iter([rest[i : i + 1] for i in range(len(rest))])
+        name = f"{target.name}: a drip of whole PDUs"
+        callers[name] = opened(target, True, COMMAND)
+        drips[name] = iter([p_data(1, 0, PROPER[i : i + 1]) for i in range(len(PROPER))])
     left = still_open(callers, drips)
     for caller in callers.values():
         caller.socket.close()
