@@ -128,7 +128,8 @@ class OpenAssociations:
     def measure(self, event: evt.Event) -> None:
         """Bound what the stock path holds of one peer, and how slowly an instance may come.
 
-        What it holds: a data set, a command set, requests that wait their turn. Bound to EVT_DATA_RECV: runs in the thread that reads from the peer, before this PDU is looked at.
+        What it holds: a data set, a command set, requests that wait their turn. Bound to EVT_DATA_RECV: runs in the
+        thread that reads from the peer, before this PDU is looked at.
         """
         pdu: bytes = event.data
         record = self._open.get(event.assoc)
