@@ -146,7 +146,8 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, Variant, Callable[[
             yield "points", variant, started(parts.kill_at_points)
         if "kills" in only:
             until = time.monotonic() + 60 * options.minutes / len(variants) if options.minutes else float("inf")
-            yield "kills", variant, started(lambda r, until=until: parts.kill_at_random(r, share, until=until))
+            killing = partial(parts.kill_at_random, kills=share, until=until, longest_s=options.pause)
+            yield "kills", variant, started(killing)
         if "disk" in only and variant.database == "sqlite":
             for what in ("spool", "documents", "database"):
                 yield f"disk full: {what}", variant, full_disk_of(what, options.seconds)
@@ -179,6 +180,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--kills", type=int, default=2000, help="SIGKILLs in all, shared by the variants")
     parser.add_argument("--minutes", type=float, default=0, help="of kills at most, in all; 0: as long as they take")
+    parser.add_argument("--pause", type=float, default=5, help="longest time between kills, in seconds")
     parser.add_argument("--seconds", type=float, default=60, help="that a disk is full or the database is away")
     parser.add_argument("--cuts", type=int, default=100, help="connections reset per variant")
     parser.add_argument("--only", action="append", choices=PARTS)
