@@ -7,13 +7,16 @@ through ``stenosis_node.grading.preprocess``, as they will in the node.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -119,22 +122,34 @@ def open_store(manifest: pd.DataFrame, path: Path, cache: Path, *, workers: int 
     """
     locate_input, patch_input = LocateInput(), PatchInput()
     folder = cache / _digest(manifest, path, locate_input, patch_input)
-    if not (folder / "index.json").exists():
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-            _build(manifest, path, partial, locate_input, patch_input, workers)
-            partial.replace(folder)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise TrainingError(
-                f"{cache} cannot be written: {error.strerror}; free space or name another --cache"
-            ) from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    try:
+        with _sole_builder(cache):
+            if not (folder / "index.json").exists():
+                partial = folder.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    partial.mkdir()
+                    _build(manifest, path, partial, locate_input, patch_input, workers)
+                    partial.replace(folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{cache} cannot be written: {error.strerror}; free space or name another --cache"
+        ) from error
     return SliceStore(folder)
+
+
+@contextmanager
+def _sole_builder(cache: Path) -> Iterator[None]:
+    """Of several processes, those of torchrun for example, one prepares the images; the others wait and find them."""
+    cache.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _build(

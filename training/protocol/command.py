@@ -123,4 +123,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _show_progress() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    from training.protocol.ranks import leads
+
+    logging.basicConfig(
+        level=logging.INFO if leads() else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )

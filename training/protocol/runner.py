@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from training.protocol import runs
 from training.protocol.decisions import DECISION_NAME, decide, needs_validation, read_decision
 from training.protocol.folds import Fold, as_table, need_classes, split
 from training.protocol.predict import Chain, Wanted, predict
+from training.protocol.ranks import leads
 from training.protocol.reduction import FEWEST_PATIENTS, kept_groups
 from training.protocol.runs import Request
 from training.protocol.transfer import write_transfer
@@ -78,11 +78,11 @@ def run(request: Request, machine: Machine, cache: Path) -> Path:
     raises  TrainingError, LabelError, Interrupted
     """
     digest = runs.digest_of(request.data)
-    with runs.sole_runner(request.out) if _leads() else nullcontext():
-        if _leads():
+    with runs.sole_runner(request.out) if leads() else nullcontext():
+        if leads():
             runs.begin(request, digest)
         material = gather(request, cache, machine.workers)
-        if _leads():
+        if leads():
             runs.store_text(
                 request.out / runs.FOLDS_NAME, as_table(material.folds, material.pooled).to_csv(index=False)
             )
@@ -92,7 +92,7 @@ def run(request: Request, machine: Machine, cache: Path) -> Path:
             folder = request.out / chain / _folder_name(fold)
             log.info("%s %s: unit %d of %d", chain, _folder_name(fold), done + 1, len(units))
             _Unit(request, material, chain, fold, folder, machine).finish()
-        if not _leads() or not request.folds_to_run:
+        if not leads() or not request.folds_to_run:
             return request.out
         return _conclude(request, units)
 
@@ -158,7 +158,7 @@ class _Unit:
                 machine=self.machine,
                 weights_backbone=self.request.weights_backbone if stage is Stage.LOCATE else None,
             ).best
-        if not _leads():
+        if not leads():
             return
         reader = "" if self.chain == CONSENSUS else self.chain
         chain = Chain.of_checkpoints(f"chain-{self.chain}", reader, self._recipe, best)
@@ -209,7 +209,7 @@ class _Unit:
         recipe = self._recipe.classify
         here = [one for one in graded if one.key in self.fold.train or one.key in self.fold.validation]
         called = called_rootlet(load_best(recipe, classify), recipe, self.material.store, here)
-        if _leads():
+        if leads():
             runs.store_text(path, json.dumps(sorted(called)))
         return called
 
@@ -271,8 +271,3 @@ def _keys(slices: Sequence[LabelledSlice]) -> frozenset[Key]:
 
 def _folder_name(fold: Fold) -> str:
     return runs.ALL_NAME if fold.index == _NO_TEST else fold.name
-
-
-def _leads() -> bool:
-    """Of several processes that train together (torchrun), the one that writes."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

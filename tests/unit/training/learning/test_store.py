@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from training.labels.errors import LabelError
 from training.labels.images import derived_uid
 from training.labels.manifest import from_rows, read_manifest
 from training.labels.rows import BoxSource, LabelRow, Region
+from training.learning import store as store_module
 from training.learning.errors import TrainingError
 from training.learning.items import patch_item
 from training.learning.labels import labelled
@@ -28,6 +32,26 @@ from training.learning.store import open_store
 from training.recipes import DEFAULT, Stage, StageRecipe
 
 SINGLE: StageRecipe = replace(DEFAULT.grade, context_slices=0)
+
+
+def test_processes_that_open_a_store_at_once_prepare_it_once(
+    phantoms: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun starts them; threads here, which locks of files hold apart as well."""
+    built: list[Path] = []
+
+    def build(*args: Any) -> None:
+        built.append(args[2])
+        time.sleep(0.3)
+        real_build(*args)
+
+    real_build = store_module._build
+    monkeypatch.setattr(store_module, "_build", build)
+    with ThreadPoolExecutor(3) as pool:
+        opening = [pool.submit(open_store, phantoms.manifest, phantoms.path, tmp_path / "cache") for _ in range(3)]
+        stores = [one.result() for one in opening]
+    assert len(built) == 1
+    assert {len(store.entries) for store in stores} == {len(phantoms.store.entries)}
 
 
 def test_a_stack_is_read_from_head_to_foot_whatever_the_order_of_the_rows(phantoms: Phantoms) -> None:
@@ -139,7 +163,7 @@ def test_every_image_that_is_missing_or_broken_is_named_and_nothing_is_left(phan
     (tmp_path / paths[3]).unlink()
     with pytest.raises(LabelError, match=f"{Path(paths[3]).name} does not exist"):
         open_store(few, tmp_path / "manifest.csv", tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_cache_that_cannot_be_written_says_so(phantoms: Phantoms, tmp_path: Path) -> None:
