@@ -27,6 +27,8 @@ _OPEN_FILES: Final = "/proc/self/fd"
 _HAS_OPEN_FILES: Final = Path(_OPEN_FILES).is_dir()
 _NEED_NAMES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 """What a file system says that has no files without a name."""
+_CANNOT_NAME: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+"""What one says that has them and cannot give them one."""
 
 
 class Temporary:
@@ -92,12 +94,16 @@ class Temporary:
         raises  FileNotFoundError when the folder is not there
         """
         if self._was_named:
-            self._copy()
-        source = self._path or f"{_OPEN_FILES}/{self._descriptor}"  # a link there to the file: to be followed
+            self._copy(named=False)
         try:
-            os.link(source, path, src_dir_fd=self._descriptor, follow_symlinks=True)
+            self._link(path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if self._path is not None or error.errno not in _CANNOT_NAME:
+                raise
+            self._copy(named=True)
+            return self.name(path)
         self._was_named = True
         failpoint(f"spool.{self._kind}.named")
         return True
@@ -116,9 +122,13 @@ class Temporary:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _copy(self) -> None:
+    def _link(self, path: str) -> None:
+        source = self._path or f"{_OPEN_FILES}/{self._descriptor}"  # a link there to the file: to be followed
+        os.link(source, path, src_dir_fd=self._descriptor, follow_symlinks=True)
+
+    def _copy(self, *, named: bool) -> None:
         """Go on with a copy: a file that has lost its last name never gets another."""
-        path, descriptor = _open_temporary(self._folder)
+        path, descriptor = _open_temporary(self._folder, named=named)
         copied = 0
         while copied < self._size:
             copied += os.sendfile(descriptor, self._descriptor, copied, self._size - copied)
@@ -127,9 +137,9 @@ class Temporary:
         self._path, self._descriptor = path, descriptor
 
 
-def _open_temporary(folder: Path) -> tuple[Path | None, int]:
+def _open_temporary(folder: Path, *, named: bool = False) -> tuple[Path | None, int]:
     """Its temporary name if it has to have one, and its descriptor."""
-    if _HAS_OPEN_FILES:
+    if _HAS_OPEN_FILES and not named:
         try:
             return None, os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -93,6 +94,21 @@ def test_an_instance_on_its_way_to_the_disk_is_kept_like_any_other(
         assert (spool.root / spool.quarantine("1.2", arriving, "unreadable")).read_bytes() == b"junk"
     assert len(files(spool)) == 5
     assert spool.instance_path(put.path).read_bytes() == b"DICM-pixels-"
+
+
+def test_a_file_system_that_cannot_name_what_has_no_name(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_link = os.link
+
+    def link(source: Any, *args: Any, **options: Any) -> None:
+        if str(source).startswith("/proc/"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        real_link(source, *args, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    first = spool.put(STUDY, SERIES, SOP, [b"one ", b"file"])
+    assert (first.outcome, spool.instance_path(first.path).read_bytes()) == (PutOutcome.NEW, b"one file")
+    assert spool.put(STUDY, SERIES, SOP, [b"one file"]).outcome is PutOutcome.SAME
+    assert files(spool) == [first.path.as_posix()]
 
 
 @pytest.mark.parametrize("names", [False, True])
