@@ -44,7 +44,7 @@ demo: $(STAMP)
 
 # Two workers, a file at a time, in the order of the folders: the long acceptance tests come first.
 test: $(STAMP)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -81,6 +81,8 @@ class StageRecipe:
     """How many of them are looked at after each epoch, the same ones every time; None: all."""
     context_slices: Literal[0, 1] = 0
     """Neighbours on each side that the classifier sees as channels."""
+    mirrored: bool = False
+    """Once trained, the classifier looks at the mirror image too and averages its outputs; not while it is trained."""
     soft_labels: bool = False
     """Learn the share of readers per class instead of the label most of them gave."""
     averaging: float = 0.0

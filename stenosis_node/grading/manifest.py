@@ -97,6 +97,8 @@ class _Classifier(_Part):
     blocks: Blocks = _BLOCKS
     context_slices: Annotated[int, Field(ge=0, le=1, exclude_if=_is(0))] = 0
     """Neighbours on each side that the network sees as channels."""
+    mirrored: Annotated[bool, Field(exclude_if=_is(False))] = False
+    """The network looks at the mirror image too, left for right; its outputs are averaged."""
 
     @property
     def channels(self) -> int:

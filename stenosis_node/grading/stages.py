@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stenosis_node.domain import Content, Grade, PixelBox
 from stenosis_node.errors import ConfigError
 from stenosis_node.grading.bundle import Networks
-from stenosis_node.grading.manifest import Manifest
+from stenosis_node.grading.manifest import ClassifyStage, GradeStage, Manifest
 from stenosis_node.grading.networks import fold_batch_norm
 from stenosis_node.grading.preprocess import Patch, UprightSlice, make_canvas
 
@@ -71,25 +71,27 @@ class Stages:
         """Score per content, summing to 1. A patch may hold more neighbours than the network sees."""
         classes = self._manifest.classify.classes
         temperature = self._manifest.calibration.classify_temperature
-        rows = self._scores(self._classify, patches, self._manifest.classify.channels, temperature)
+        rows = self._scores(self._classify, patches, self._manifest.classify, temperature)
         return [dict(zip(classes, row, strict=True)) for row in rows]
 
     def grade_scores(self, patches: Sequence[Patch]) -> list[dict[Grade, float]]:
         """Score per grade, summing to 1."""
         classes = self._manifest.grade.classes
         temperature = self._manifest.calibration.grade_temperature
-        rows = self._scores(self._grade, patches, self._manifest.grade.channels, temperature)
+        rows = self._scores(self._grade, patches, self._manifest.grade, temperature)
         return [dict(zip(classes, row, strict=True)) for row in rows]
 
     def _scores(
-        self, network: nn.Module, patches: Sequence[Patch], channels: int, temperature: float
+        self, network: nn.Module, patches: Sequence[Patch], stage: ClassifyStage | GradeStage, temperature: float
     ) -> list[list[float]]:
         if not patches:
             return []
-        batch = torch.stack([_middle(patch.pixels, channels) for patch in patches]).to(self.device)
+        batch = torch.stack([_middle(patch.pixels, stage.channels) for patch in patches]).to(self.device)
         with torch.inference_mode(), self._autocast():
-            logits: Tensor = network(batch)
-        rows: list[list[float]] = (logits.double() / temperature).softmax(1).tolist()
+            logits: Tensor = network(batch).double()
+            if stage.mirrored:
+                logits = (logits + network(batch.flip(-1)).double()) / 2
+        rows: list[list[float]] = (logits / temperature).softmax(1).tolist()
         return rows
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -29,9 +29,9 @@ def stage_of(recipe: StageRecipe) -> LocateStage | ClassifyStage | GradeStage:
         case Stage.LOCATE:
             return LocateStage()
         case Stage.CLASSIFY:
-            return ClassifyStage(blocks=recipe.blocks, context_slices=recipe.context_slices)
+            return ClassifyStage(blocks=recipe.blocks, context_slices=recipe.context_slices, mirrored=recipe.mirrored)
         case Stage.GRADE:
-            return GradeStage(blocks=recipe.blocks, context_slices=recipe.context_slices)
+            return GradeStage(blocks=recipe.blocks, context_slices=recipe.context_slices, mirrored=recipe.mirrored)
 
 
 def build(recipe: StageRecipe, *, weights_backbone: Path | None = None) -> nn.Module:

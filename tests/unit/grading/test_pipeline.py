@@ -37,6 +37,8 @@ from stenosis_node.grading.manifest import (
     Thresholds,
 )
 from stenosis_node.grading.pipeline import Pipeline
+from stenosis_node.grading.preprocess import Patch
+from stenosis_node.grading.stages import Stages
 from stenosis_node.grading.switch import call_rootlets
 from training.export import untrained_networks
 
@@ -340,3 +342,25 @@ def test_neighbours_are_seen_across_batches_but_not_across_slabs(networks: Netwo
     changed_at = [i for i, (one, two) in enumerate(zip(scores[0], moved, strict=True)) if abs(one - two) > 1e-5]
     assert 1 in changed_at
     assert not {0, 3, 4} & set(changed_at)
+
+
+def test_a_network_that_looks_at_the_mirror_image_too_makes_no_difference_between_left_and_right(
+    networks: Networks, manifest: Manifest
+) -> None:
+    patches = [Patch(torch.rand(1, 96, 96, generator=torch.Generator().manual_seed(n)), 1.0) for n in range(3)]
+    mirrored = [replace(patch, pixels=patch.pixels.flip(-1)) for patch in patches]
+
+    def scored(*, both: bool) -> list[list[list[float]]]:
+        stages = {name: getattr(manifest, name).model_copy(update={"mirrored": both}) for name in ("classify", "grade")}
+        ready = Stages(networks, manifest.model_copy(update=stages), device="cpu", precision="fp32")
+        return [
+            [list(row.values()) for row in (*ready.grade_scores(looked), *ready.content_scores(looked))]
+            for looked in (patches, mirrored)
+        ]
+
+    alone, turned = scored(both=False)
+    assert not np.allclose(alone[:3], turned[:3], atol=1e-6)
+    together, turned = scored(both=True)
+    for one, other in zip(together, turned, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+        assert sum(one) == pytest.approx(1)
