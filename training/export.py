@@ -22,7 +22,7 @@ from training.learning.checkpoints import BEST_NAME
 from training.learning.errors import TrainingError
 from training.learning.fit import load_best
 from training.learning.labels import CONSENSUS, readers_of
-from training.learning.networks import stage_of
+from training.learning.networks import stages_of
 from training.measured import figures_of, reader_agreement, study_level
 from training.model_card import model_card
 from training.phantom import GENERATOR_VERSION
@@ -179,7 +179,7 @@ def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tup
 
 
 def _manifest(naming: Naming, recipe: Recipe, data: TrainingData, intended_use: str) -> Manifest:
-    parts: dict[str, Any] = {stage.value: stage_of(recipe.stage(stage)) for stage in Stage}
+    parts = stages_of(recipe)
     return Manifest(
         name=naming.name,
         version=naming.version,

@@ -81,8 +81,6 @@ class StageRecipe:
     """How many of them are looked at after each epoch, the same ones every time; None: all."""
     context_slices: Literal[0, 1] = 0
     """Neighbours on each side that the classifier sees as channels."""
-    mirrored: bool = False
-    """Once trained, the classifier looks at the mirror image too and averages its outputs; not while it is trained."""
     soft_labels: bool = False
     """Learn the share of readers per class instead of the label most of them gave."""
     averaging: float = 0.0
@@ -116,6 +114,8 @@ class Recipe:
     """Whose rootlet slices grading is trained on: those that stage 2 predicts, or those that readers labelled."""
     monotone_switch: bool = False
     """One change from cord to rootlets along the stack."""
+    mirrored: bool = False
+    """Trained classifiers look at the mirror image too, left for right, and their outputs are averaged."""
     temperature: bool = False
     """Scale the logits on the validation slices."""
     operating_point: bool = False

@@ -18,7 +18,7 @@ from stenosis_node.grading.bundle import build_classifier, build_locate
 from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage
 from training.learning.errors import TrainingError
 from training.learning.items import LocateItem, PatchItem
-from training.recipes import Stage, StageRecipe
+from training.recipes import Recipe, Stage, StageRecipe
 
 _EARTH_MOVER_WEIGHT = 2.0
 
@@ -29,9 +29,16 @@ def stage_of(recipe: StageRecipe) -> LocateStage | ClassifyStage | GradeStage:
         case Stage.LOCATE:
             return LocateStage()
         case Stage.CLASSIFY:
-            return ClassifyStage(blocks=recipe.blocks, context_slices=recipe.context_slices, mirrored=recipe.mirrored)
+            return ClassifyStage(blocks=recipe.blocks, context_slices=recipe.context_slices)
         case Stage.GRADE:
-            return GradeStage(blocks=recipe.blocks, context_slices=recipe.context_slices, mirrored=recipe.mirrored)
+            return GradeStage(blocks=recipe.blocks, context_slices=recipe.context_slices)
+
+
+def stages_of(recipe: Recipe) -> dict[str, Any]:
+    """All stages by name, as a bundle describes them."""
+    parts = {stage.value: stage_of(recipe.stage(stage)) for stage in Stage}
+    mirrored = {"mirrored": recipe.mirrored}
+    return {name: part if name == Stage.LOCATE else part.model_copy(update=mirrored) for name, part in parts.items()}
 
 
 def build(recipe: StageRecipe, *, weights_backbone: Path | None = None) -> nn.Module:

@@ -28,7 +28,7 @@ from stenosis_node.grading.stages import Stages
 from training.calibration.decision import FLOORS
 from training.evaluation.predictions import BOX, COLUMNS, TRUE_BOX
 from training.learning.fit import load_best
-from training.learning.networks import stage_of
+from training.learning.networks import stages_of
 from training.learning.series import Key, key_of, read_stack
 from training.measured import chain_name
 from training.recipes import Recipe, Stage
@@ -79,7 +79,7 @@ class Chain:
 
 def description_of(name: str, recipe: Recipe) -> Manifest:
     """A recipe's networks as a bundle describes them, without weights yet."""
-    parts: dict[str, Any] = {stage.value: stage_of(recipe.stage(stage)) for stage in Stage}
+    parts = stages_of(recipe)
     return Manifest(
         name=name,
         version="0",
