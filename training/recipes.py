@@ -286,6 +286,7 @@ DEFAULT: Final = Recipe(
     chains="consensus",
     grade_on="labelled",
     monotone_switch=True,
+    mirrored=True,
     temperature=True,
     operating_point=True,
     abstain=True,
