@@ -288,7 +288,7 @@ DEFAULT: Final = Recipe(
     monotone_switch=True,
     mirrored=True,
     temperature=True,
-    operating_point=True,
+    operating_point=False,
     abstain=True,
     sources=MappingProxyType({"*": "chosen; benchmarks/ablation.py measures what each part buys"}),
 )
