@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -61,6 +61,8 @@ class Round:
     rng: random.Random
     say: Callable[[str], None]
     server: PostgreSQL | None = None
+    disks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Mounted for the round."""
     kills: int = 0
     hits: int = 0
 
