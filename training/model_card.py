@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from stenosis_node.domain import BundleStatus
-from stenosis_node.grading.manifest import Manifest
+from stenosis_node.grading.manifest import ClassifyStage, GradeStage, Manifest
 
 _TITLES: Final = {
     "held_out": "Held out: patients in no fold",
@@ -31,8 +31,8 @@ def model_card(manifest: Manifest) -> str:
         f"| locate the canal | Faster R-CNN, ResNet-50, pyramid of {manifest.locate.pyramid_channels} channels "
         f"| the whole slice at {manifest.locate_input.spacing_mm} mm |",
         f"| rootlet or cord | VGG, 10 convolutions | {manifest.patch_input.width_mm:g} mm around the canal at "
-        f"{manifest.patch_input.spacing_mm} mm{_context(manifest.classify.context_slices)} |",
-        f"| Schizas grade A to D | VGG, 10 convolutions | the same{_context(manifest.grade.context_slices)} |",
+        f"{manifest.patch_input.spacing_mm} mm{_more(manifest.classify)} |",
+        f"| Schizas grade A to D | VGG, 10 convolutions | the same{_more(manifest.grade)} |",
         "",
         "Weights are stored as int8 with one scale per output channel and computed in floating point.",
         "",
@@ -57,8 +57,9 @@ def model_card(manifest: Manifest) -> str:
     return "\n".join([*lines, ""])
 
 
-def _context(slices: int) -> str:
-    return ", with the slices above and below" if slices else ""
+def _more(stage: ClassifyStage | GradeStage) -> str:
+    around = ", with the slices above and below" if stage.context_slices else ""
+    return f"{around}, and its mirror image" if stage.mirrored else around
 
 
 def _rules(manifest: Manifest) -> list[str]:
