@@ -30,7 +30,7 @@ MAX_REMEMBERED: Final = 1_000
 """Callers whose last rejection is remembered, so that it is logged once a minute and not each time."""
 
 MAX_ON_STOCK_PATH: Final = 10
-"""Associations that pynetdicom serves beside the fast path: each costs half a percent of a core while it is idle."""
+"""Associations that pynetdicom serves beside the fast path: each costs more than half a percent of a core, idle."""
 
 PERMANENT: Final = 1
 TRANSIENT: Final = 2

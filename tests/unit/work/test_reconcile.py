@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from stenosis_node.config import Config
-from stenosis_node.domain import Document, DocumentKind, JobState, ReceivedInstance
+from stenosis_node.domain import Document, DocumentKind, JobState
 from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
 from stenosis_node.spool import Spool
-from stenosis_node.wire.part10 import file_meta
 from stenosis_node.work.reconcile import FindingKind, Reconciliation, reconcile
+from tests.unit.work.conftest import EXPLICIT, put
 
-MR = "1.2.840.10008.5.1.4.1.1.4"
-EXPLICIT = "1.2.840.10008.1.2.1"
 KEY, CHOSEN = "ab" * 32, "cd" * 32
 SC = Document(
     kind=DocumentKind.SC, sop_class_uid="1.2.840.10008.5.1.4.1.1.7", sop_instance_uid="1.2.9",
     series_instance_uid="1.2", transfer_syntax_uid=EXPLICIT, content=b"capture", key=True,
 )  # fmt: skip
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(spool=tmp_path / "spool", grading={"bundle": tmp_path / "bundle"})
-
-
-@pytest.fixture
-def spool(config: Config) -> Spool:
-    return Spool(config.spool)
-
-
-@pytest.fixture
-def store(config: Config, spool: Spool) -> Iterator[JobStore]:
-    store = JobStore(config.database_url)
-    store.migrate()
-    yield store
-    store.close()
-
-
-def put(spool: Spool, uid: str) -> ReceivedInstance:
-    """A file as reception leaves it before its row is written."""
-    meta = file_meta(sop_class_uid=MR, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT)
-    kept = spool.put("1.2.3", "1.2.3.4", uid, [meta, b"\x08\x00\x05\x00CS\x00\x00"])
-    return ReceivedInstance(
-        study_instance_uid="1.2.3", series_instance_uid="1.2.3.4", sop_instance_uid=uid, sop_class_uid=MR,
-        transfer_syntax_uid=EXPLICIT, path=kept.path, size_bytes=kept.size_bytes, sha256=kept.sha256,
-        calling_ae_title="SCANNER", received_at=datetime.now(UTC),
-    )  # fmt: skip
 
 
 def receive(spool: Spool, store: JobStore, uid: str) -> Path:
