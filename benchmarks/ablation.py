@@ -5,7 +5,8 @@
 Every variant differs from the base in one part. Networks are narrow, epochs few, patches lie on the readers' boxes:
 the figures compare parts, they are not those of a bundle. Three seeds each draw folds, weights and augmentation anew;
 differences to the base are of the same slices, with 95 % intervals of resampled patients, all seeds together. Parts
-that need no training of their own (switch, temperature, operating point, abstention) use the base's scores. Scores are
+that need no training of their own (mirror image, switch, temperature, operating point, abstention) use the base's
+scores. Scores are
 kept below FOLDER: a run that was stopped goes on. Chains learn the two readers of the phantoms, the truth judges.
 """
 
@@ -29,7 +30,7 @@ from stenosis_node.grading.switch import call_rootlets
 from training.calibration.abstention import choose_thresholds
 from training.calibration.decision import FLOORS
 from training.calibration.operating import choose_operating_point
-from training.calibration.temperature import at_temperature, fit_temperature
+from training.calibration.temperature import at_temperature, fit_offsets, fit_temperature
 from training.evaluation.calibration import calibrate
 from training.evaluation.matrices import SEVERE, count_by_cluster
 from training.evaluation.predictions import P_GRADE, P_REGION
@@ -45,11 +46,14 @@ from training.learning.networks import collate
 from training.learning.sampling import class_of, usable
 from training.learning.store import SliceStore, open_store
 from training.protocol.folds import split
+from training.protocol.runs import digest_of
 from training.recipes import RECIPES, Recipe, Stage, changed
 
 SEEDS: Final = (0, 1, 2)
 PARTS: Final = 5
 BASE: Final = "base"
+MIRRORED: Final = "mirrored_"
+"""Before the names of scores that are the mean of a slice and its mirror image."""
 _SMALL: Final = {
     "classify.blocks": "16,32,48,64,64",
     "classify.epochs": "4",
@@ -60,6 +64,7 @@ _SMALL: Final = {
     "grade.slices_per_epoch": "800",
     "grade.validation_slices": "400",
 }
+MIRRORED_SAYS: Final = "averaged with the mirror image"
 RESAMPLES: Final = 1000
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -166,13 +171,15 @@ class _Work:
         rows: list[list[float]] = []
         with torch.inference_mode():
             for patches, _ in DataLoader(items, batch_size=64, collate_fn=collate):
-                rows += network(patches).double().softmax(1).tolist()
+                alone, other = network(patches).double(), network(patches.flip(-1)).double()
+                rows += torch.cat((alone.softmax(1), ((alone + other) / 2).softmax(1)), 1).tolist()
         names = list(P_GRADE if stage is Stage.GRADE else P_REGION)
-        table = pd.DataFrame(rows, columns=names)
+        table = pd.DataFrame(rows, columns=[*names, *(MIRRORED + name for name in names)])
         table["slice"] = [_name(one.key) for one in shown]
         table["study"] = [one.key[0] for one in shown]
         table["patient"] = [one.patient for one in shown]
         table["truth"] = [class_of(self.truth[one.key], stage) for one in shown]
+        table["taught"] = [class_of(one, stage) for one in shown]
         table["z_mm"] = [self.heights[_name(one.key)] for one in shown]
         return table
 
@@ -182,14 +189,15 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
     classify = {one.name: work.scores(one) for one in VARIANTS if one.stage is Stage.CLASSIFY}
     base = next(one for one in VARIANTS if one.stage is Stage.GRADE)
     held = work.scores(base, "validation")
+    held = held.assign(truth=held["taught"])  # what a bundle is fitted on is not the truth of phantoms
     patients = grade[BASE]["patient"].nunique()
     switched = _switched(classify[BASE])
     lines = [
         "# Ablation: what each part of the default recipe buys",
         "",
         f"Measured by `benchmarks/ablation.py` on {len({one.patient for one in work.taught})} phantom patients "
-        f"({arguments.data.parent.name}), {len(SEEDS)} seeds, each with one test fold of {PARTS}; {patients} patients "
-        "were tested. Narrow networks, few epochs, patches on the readers' boxes: differences count, not heights. "
+        f"(labels {digest_of(arguments.data)[:12]}), {len(SEEDS)} seeds, each with one test fold of {PARTS}; "
+        f"{patients} patients were tested. Narrow networks, few epochs, patches on the readers' boxes: differences count, not heights. "
         "Brackets: 95 %, patients resampled, all seeds together. A difference whose interval holds 0 is none that this "
         "set shows.",
         "",
@@ -197,8 +205,9 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
         "",
         *_table(
             Stage.GRADE,
-            grade,
+            {**grade, "mirrored": _mirrored(grade[BASE]), "offsets": _moved(grade[BASE], held)},
             {"quadratic kappa": "kappa_quadratic", "macro-F1": "macro_f1", "two or more off": "two_off"},
+            {"mirrored": MIRRORED_SAYS, "offsets": "an offset for each grade, fitted with the temperature"},
         ),
         "",
         "The line of folds by slice is tested on other slices than the base: its difference is what leaking feigns.",
@@ -207,9 +216,12 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
         "",
         *_table(
             Stage.CLASSIFY,
-            {**classify, "switch": switched},
+            {**classify, "switch": switched, "mirrored": _mirrored(classify[BASE])},
             {"accuracy": "accuracy"},
-            {"switch": "one switch from cord to rootlets along the stack"},
+            {
+                "switch": "one switch from cord to rootlets along the stack",
+                "mirrored": "averaged with the mirror image",
+            },
         ),
         "",
         "## What needs no training",
@@ -265,6 +277,22 @@ def _switched(table: pd.DataFrame) -> pd.DataFrame:
         called = call_rootlets(rows["z_mm"].tolist(), rows["p_rootlet"].tolist())
         made.loc[rows.index, "p_rootlet"] = np.array(called, dtype=float)
     made["p_cord"] = 1 - made["p_rootlet"]
+    return made
+
+
+def _mirrored(table: pd.DataFrame) -> pd.DataFrame:
+    """The same slices by the scores averaged with those of the mirror image."""
+    names = [name for name in (*P_GRADE, *P_REGION) if MIRRORED + name in table]
+    return table.assign(**{name: table[MIRRORED + name] for name in names})
+
+
+def _moved(table: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+    """The same slices with the offsets that the validation slices of their seed ask for."""
+    made = table.copy()
+    for seed, rows in made.groupby("seed"):
+        mine = held[held["seed"] == seed]
+        fitted = fit_offsets(mine[list(P_GRADE)].to_numpy(), np.eye(len(GRADES))[mine["truth"]])
+        made.loc[rows.index, list(P_GRADE)] = at_temperature(rows[list(P_GRADE)].to_numpy(), *fitted)
     return made
 
 

@@ -21,6 +21,7 @@ def export(
     *,
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     of_run: Annotated[Path | None, typer.Option("--run", help="A run that trained on everybody (--final).")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle that gets figures; it keeps name and version.")] = None,
     chain: Annotated[str, typer.Option(help="Chain of the run, when it has several.")] = "",
     evaluation: Figures = None,
     shifted: Figures = None,
@@ -33,20 +34,26 @@ def export(
 
     Export once without, predict and evaluate with the bundle, export again with --evaluation and --shifted.
     """
-    from training.export import Naming, export_run, write_untrained_bundle
+    from stenosis_node.errors import BundleError
+    from training.export import Naming, export_measured, export_run, write_untrained_bundle
     from training.labels.errors import LabelError
     from training.learning.errors import TrainingError
 
-    if untrained == (of_run is not None):
-        typer.echo("export needs --run (trained with --final) or --untrained", err=True)
+    if [untrained, of_run is not None, bundle is not None].count(True) != 1:
+        typer.echo("export needs one of --run (trained with --final), --bundle and --untrained", err=True)
+        raise typer.Exit(2)
+    if bundle is not None and evaluation is None and shifted is None:
+        typer.echo("export --bundle puts figures into a bundle: give --evaluation, --shifted or both", err=True)
         raise typer.Exit(2)
     try:
-        if of_run is None:
+        if bundle is not None:
+            manifest = export_measured(bundle, out, held_out=evaluation, shifted=shifted)
+        elif of_run is None:
             manifest = write_untrained_bundle(out)
         else:
             naming = Naming(name=name, version=version, status=status)
             manifest = export_run(of_run, out, naming, chain=chain, held_out=evaluation, shifted=shifted)
-    except (TrainingError, LabelError) as error:
+    except (TrainingError, LabelError, BundleError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     except OSError as error:

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import torch
 
 from stenosis_node.domain import BundleStatus
-from stenosis_node.grading.bundle import Networks, build_classifier, build_locate, write_bundle
+from stenosis_node.grading.bundle import Networks, build_classifier, build_locate, read_bundle, write_bundle
 from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage, Manifest, Thresholds, TrainingData
 from training.labels.manifest import read_manifest
-from training.labels.rows import SLICE, BoxSource
+from training.labels.rows import SLICE, TRUTH, BoxSource
 from training.learning.checkpoints import BEST_NAME
 from training.learning.errors import TrainingError
 from training.learning.fit import load_best
@@ -117,21 +117,36 @@ def export_run(
     bare = _manifest(naming, recipe, data, PHANTOM_USE if phantoms else RESEARCH_USE)
     manifest = read_decision(folder / DECISION_NAME).onto(bare)
     manifest = write_bundle(out, networks, manifest, card=model_card(manifest))
-    metrics = _metrics(manifest, held_out, shifted, phantoms=phantoms)
+    return _with_figures(networks, manifest, out, held_out, shifted)
+
+
+def export_measured(bundle: Path, out: Path, *, held_out: Path | None = None, shifted: Path | None = None) -> Manifest:
+    """A bundle once more, with the figures of evaluations of it. Raises BundleError, TrainingError."""
+    manifest, networks = read_bundle(bundle)
+    return _with_figures(networks, manifest, out, held_out, shifted)
+
+
+def _with_figures(
+    networks: Networks, manifest: Manifest, out: Path, held_out: Path | None, shifted: Path | None
+) -> Manifest:
+    metrics = _metrics(manifest, held_out, shifted)
     if not metrics:
         return manifest
     measured = Manifest.model_validate({**manifest.model_dump(), "metrics": metrics})
     return write_bundle(out, networks, measured, card=model_card(measured))
 
 
-def _metrics(manifest: Manifest, held_out: Path | None, shifted: Path | None, *, phantoms: bool) -> dict[str, Any]:
-    """Of the bundle that was just written."""
+def _metrics(manifest: Manifest, held_out: Path | None, shifted: Path | None) -> dict[str, Any]:
+    """Of these weights and rules."""
     metrics: dict[str, Any] = {}
     if held_out is not None:
         figures = figures_of(held_out, manifest)
+        simulated = "simulated " if TRUTH in figures["data"]["readers"] else ""
         metrics["held_out"] = figures
-        level = study_level(figures, "simulated studies" if phantoms else "studies")
-        readers = reader_agreement(held_out, manifest, "simulated readers" if phantoms else "readers")
+        level = study_level(figures, f"{simulated}studies")
+        readers = reader_agreement(held_out, manifest, f"{simulated}readers")
+        if manifest.status is BundleStatus.DEMONSTRATION and not simulated:
+            readers = None  # a report of demonstration weights does not speak of real readers
         metrics |= {"study_level": level} if level is not None else {}
         metrics |= {"readers": readers} if readers is not None else {}
     if shifted is not None:

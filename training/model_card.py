@@ -64,13 +64,14 @@ def _more(stage: ClassifyStage | GradeStage) -> str:
 
 def _rules(manifest: Manifest) -> list[str]:
     decision, calibration, below = manifest.decision, manifest.calibration, manifest.thresholds
-    threshold = decision.severe_threshold
+    threshold, offsets = decision.severe_threshold, calibration.grade_offsets
     severe = "when it is the likeliest grade" if threshold is None else f"from a score of {threshold:.3g}"
     return [
         "| from scores to calls | |",
         "|---|---|",
         f"| temperatures | rootlet or cord {calibration.classify_temperature:.3g}, grade "
         f"{calibration.grade_temperature:.3g} |",
+        *([f"| offsets of A to D | {', '.join(f'{one:+.2f}' for one in offsets)} |"] if any(offsets) else []),
         f"| one change from cord to rootlets along the stack | {'yes' if decision.monotone_switch else 'no'} |",
         f"| C or D is called | {severe} |",
         f"| not graded below a score of | box {below.box_score:.3g}, rootlet or cord {below.content_score:.3g}, grade "

@@ -118,6 +118,8 @@ class Recipe:
     """Trained classifiers look at the mirror image too, left for right, and their outputs are averaged."""
     temperature: bool = False
     """Scale the logits on the validation slices."""
+    offsets: bool = False
+    """Shift the logits of the grades too, each by its own."""
     operating_point: bool = False
     """Choose the over-diagnosis threshold of grade C on the validation slices."""
     abstain: bool = False

@@ -138,11 +138,19 @@ class Thresholds(_Part):
     """Least part of the patch that lies inside the image."""
 
 
+_NO_OFFSETS: Final = (0.0, 0.0, 0.0, 0.0)
+_Offset = Annotated[float, Field(ge=-20, le=20)]
+
+
 class Calibration(_Part):
-    """Logits are divided by these before they become scores; fitted on validation slices."""
+    """How logits become scores: divided by a temperature, then shifted; fitted on validation slices."""
 
     classify_temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
     grade_temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+    grade_offsets: Annotated[tuple[_Offset, _Offset, _Offset, _Offset], Field(exclude_if=_is(_NO_OFFSETS))] = (
+        _NO_OFFSETS
+    )
+    """Added to the logits of A to D after the division; they move the borders between grades."""
 
 
 class DecisionRules(_Part):

@@ -77,12 +77,19 @@ class Stages:
     def grade_scores(self, patches: Sequence[Patch]) -> list[dict[Grade, float]]:
         """Score per grade, summing to 1."""
         classes = self._manifest.grade.classes
-        temperature = self._manifest.calibration.grade_temperature
-        rows = self._scores(self._grade, patches, self._manifest.grade, temperature)
+        calibration = self._manifest.calibration
+        rows = self._scores(
+            self._grade, patches, self._manifest.grade, calibration.grade_temperature, calibration.grade_offsets
+        )
         return [dict(zip(classes, row, strict=True)) for row in rows]
 
     def _scores(
-        self, network: nn.Module, patches: Sequence[Patch], stage: ClassifyStage | GradeStage, temperature: float
+        self,
+        network: nn.Module,
+        patches: Sequence[Patch],
+        stage: ClassifyStage | GradeStage,
+        temperature: float,
+        offsets: Sequence[float] = (0.0,),
     ) -> list[list[float]]:
         if not patches:
             return []
@@ -91,7 +98,8 @@ class Stages:
             logits: Tensor = network(batch).double()
             if stage.mirrored:
                 logits = (logits + network(batch.flip(-1)).double()) / 2
-        rows: list[list[float]] = (logits / temperature).softmax(1).tolist()
+        shift = torch.tensor(offsets, dtype=logits.dtype, device=logits.device)
+        rows: list[list[float]] = (logits / temperature + shift).softmax(1).tolist()
         return rows
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -5,7 +5,7 @@ Temperatures first, then the switch, then abstention, then the operating point o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from stenosis_node.grading.pipeline import call_grade
 from stenosis_node.grading.switch import call_rootlets
 from training.calibration.abstention import choose_thresholds
 from training.calibration.operating import choose_operating_point
-from training.calibration.temperature import at_temperature, fit_temperature
+from training.calibration.temperature import at_temperature, fit_offsets, fit_temperature
 from training.calibration.truth import Flags, Floats, Truth, truth_of
 from training.evaluation.matrices import SEVERE
 from training.evaluation.predictions import P_GRADE, P_REGION, TRUE_BOX, called_grade
@@ -33,6 +33,8 @@ class Asked:
     """What a recipe wants fitted."""
 
     temperature: bool = False
+    offsets: bool = False
+    """With the temperature of the grades, an offset for each."""
     monotone_switch: bool = False
     operating_point: bool = False
     abstain: bool = False
@@ -44,6 +46,7 @@ class Decision:
 
     classify_temperature: float = 1.0
     grade_temperature: float = 1.0
+    grade_offsets: tuple[float, float, float, float] = Calibration().grade_offsets
     monotone_switch: bool = False
     contradiction: float = DecisionRules().contradiction
     severe_threshold: float | None = None
@@ -62,7 +65,10 @@ class Decision:
     def of_plain(cls, plain: Mapping[str, Any]) -> Decision:
         """Inverse of :meth:`as_plain`; keys of others are left out."""
         known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in plain.items() if name in known})
+        given = {name: value for name, value in plain.items() if name in known}
+        if "grade_offsets" in given:  # JSON knows no tuples
+            given["grade_offsets"] = tuple(given["grade_offsets"])
+        return cls(**given)
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Decision:
@@ -79,7 +85,9 @@ class Decision:
         return manifest.model_copy(
             update={
                 "calibration": Calibration(
-                    classify_temperature=self.classify_temperature, grade_temperature=self.grade_temperature
+                    classify_temperature=self.classify_temperature,
+                    grade_temperature=self.grade_temperature,
+                    grade_offsets=self.grade_offsets,
                 ),
                 "decision": self._rules(),
                 "thresholds": manifest.thresholds.model_copy(update=chosen),
@@ -110,9 +118,12 @@ def fit_decision(validation: pd.DataFrame, labels: pd.DataFrame, asked: Asked, *
     if asked.temperature:
         decision = replace(
             decision,
-            classify_temperature=_temperature(validation, P_REGION, truth.regions),
-            grade_temperature=_temperature(validation, P_GRADE, truth.grades),
+            classify_temperature=fit_temperature(*_known(validation, P_REGION, truth.regions)),
+            grade_temperature=fit_temperature(*_known(validation, P_GRADE, truth.grades)),
         )
+    if asked.offsets:
+        temperature, (a, b, c, d) = fit_offsets(*_known(validation, P_GRADE, truth.grades))
+        decision = replace(decision, grade_temperature=temperature, grade_offsets=(a, b, c, d))
     if asked.abstain:
         decision = _abstaining(decision, validation, labels, truth)
     if asked.operating_point:
@@ -132,7 +143,7 @@ def apply_decision(predictions: pd.DataFrame, decision: Decision, labels: pd.Dat
         if f"{prefix}{P_REGION[0]}" not in made:
             continue
         regions = _scaled(made, prefix, P_REGION, decision.classify_temperature)
-        grades = _scaled(made, prefix, P_GRADE, decision.grade_temperature)
+        grades = _scaled(made, prefix, P_GRADE, decision.grade_temperature, decision.grade_offsets)
         scored = ~np.isnan(regions[:, 0])
         called = _called_regions(made, regions, heights, scored, switch=decision.monotone_switch)
         made[f"{prefix}region"] = np.where(scored, called, made[f"{prefix}region"])
@@ -166,21 +177,24 @@ def _called_regions(table: pd.DataFrame, regions: Floats, heights: Floats, score
     return called
 
 
-def _scaled(table: pd.DataFrame, prefix: str, columns: tuple[str, ...], temperature: float) -> Floats:
-    """Scores at the temperature, written back."""
+def _scaled(
+    table: pd.DataFrame, prefix: str, columns: tuple[str, ...], temperature: float, offsets: Sequence[float] = (0.0,)
+) -> Floats:
+    """Scores as calibrated, written back."""
     names = [prefix + column for column in columns]
     scores: Floats = table[names].to_numpy(dtype=float, copy=True)
     known = ~np.isnan(scores[:, 0])
-    if temperature != 1.0:
-        scores[known] = at_temperature(scores[known], temperature)
+    if temperature != 1.0 or any(offsets):
+        scores[known] = at_temperature(scores[known], temperature, offsets)
         table[names] = scores
     return scores
 
 
-def _temperature(table: pd.DataFrame, columns: tuple[str, ...], targets: Floats) -> float:
+def _known(table: pd.DataFrame, columns: tuple[str, ...], targets: Floats) -> tuple[Floats, Floats]:
+    """Scores and labels of the slices that have both."""
     scores = table[list(columns)].to_numpy(dtype=float)
     known = ~np.isnan(scores[:, 0]) & ~np.isnan(targets[:, 0])
-    return fit_temperature(scores[known], targets[known])
+    return scores[known], targets[known]
 
 
 def _abstaining(decision: Decision, validation: pd.DataFrame, labels: pd.DataFrame, truth: Truth) -> Decision:

@@ -53,9 +53,14 @@ def _of_run(run: Path, folder: Path, rows: pd.DataFrame, data: Path, device: str
     return apply_decision(table, read_decision(place / DECISION_NAME), rows)
 
 
+def predict_undecided(chain: Chain, rows: pd.DataFrame, data: Path, device: str) -> pd.DataFrame:
+    """What the networks of a chain say of every slice of a manifest, no rule applied. Raises LabelError."""
+    return predict(chain.undecided(), _wanted(rows, data, ""), device=device)
+
+
 def _of_bundle(bundle: Path, rows: pd.DataFrame, data: Path, device: str) -> pd.DataFrame:
     chain = Chain.of_bundle(bundle)
-    table = predict(chain.undecided(), _wanted(rows, data, ""), device=device)
+    table = predict_undecided(chain, rows, data, device)
     return apply_decision(table, Decision.of_manifest(chain.manifest), rows)
 
 

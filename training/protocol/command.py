@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(run)
     app.command()(predict)
+    app.command()(calibrate)
 
 
 def run(
@@ -82,6 +83,47 @@ def predict(
         raise typer.Exit(2)
     with _explained():
         typer.echo(f"wrote {predict_apart(data, out, run=of_run, bundle=bundle, device=device)}")
+
+
+def calibrate(
+    *,
+    bundle: Annotated[Path, typer.Option(help="The weights bundle.")],
+    data: Annotated[Path, typer.Option(help="Label manifest of patients the bundle did not learn from.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    version: Annotated[str, typer.Option(help="Its version.")],
+    readers: Annotated[str, typer.Option(help="Readers whose labels count, separated by commas [all].")] = "",
+    offsets: Annotated[bool, typer.Option(help="Move the borders between the grades.")] = True,
+    operating_point: Annotated[
+        bool, typer.Option("--operating-point", help="Choose the threshold of C or D by study-level sensitivity.")
+    ] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help="File that keeps the networks' scores; taken from it when it is there.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Fit the calls of a bundle to your readers: temperatures, borders between grades, abstention. No training.
+
+    The new bundle has no figures: predict and evaluate with it on other patients, then export --bundle.
+    """
+    from training.labels.manifest import check_suffix
+    from training.protocol.recalibrate import Recalibration, recalibrate
+
+    _show_progress()
+    with _explained():
+        if predictions is not None:
+            check_suffix(predictions)
+        asked = Recalibration(
+            bundle=bundle,
+            data=data,
+            out=out,
+            version=version,
+            readers=_names(readers),
+            offsets=offsets,
+            operating_point=operating_point,
+            predictions=predictions,
+        )
+        manifest = recalibrate(asked, device=device)
+        typer.echo(f"wrote {out}: {manifest.name} {manifest.version}, digest {manifest.digest()}")
 
 
 @contextmanager

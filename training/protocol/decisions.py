@@ -18,7 +18,7 @@ DECISION_NAME: Final = "decision.json"
 
 def needs_validation(recipe: Recipe) -> bool:
     """Whether anything is fitted at all."""
-    return recipe.temperature or recipe.operating_point or recipe.abstain
+    return recipe.temperature or recipe.offsets or recipe.operating_point or recipe.abstain
 
 
 def decide(recipe: Recipe, validation: pd.DataFrame | None, rows: pd.DataFrame, readers: Sequence[str]) -> Decision:
@@ -32,6 +32,7 @@ def decide(recipe: Recipe, validation: pd.DataFrame | None, rows: pd.DataFrame, 
         return Decision(monotone_switch=recipe.monotone_switch)
     asked = Asked(
         temperature=recipe.temperature,
+        offsets=recipe.offsets,
         monotone_switch=recipe.monotone_switch,
         operating_point=recipe.operating_point,
         abstain=recipe.abstain,

@@ -157,7 +157,7 @@ def test_what_came_later_is_not_in_the_manifest_of_those_who_do_not_use_it() -> 
     used = manifest.model_copy(
         update={
             "decision": DecisionRules(monotone_switch=True, severe_threshold=0.25),
-            "calibration": Calibration(grade_temperature=1.5),
+            "calibration": Calibration(grade_temperature=1.5, grade_offsets=(0.0, -0.3, 0.1, 0.0)),
             "grade": manifest.grade.model_copy(update={"context_slices": 1}),
         }
     )

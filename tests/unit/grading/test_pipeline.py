@@ -320,6 +320,26 @@ def test_temperatures_flatten_the_scores(networks: Networks, manifest: Manifest,
             assert other.content_score == pytest.approx(odds**0.25 / (1 + odds**0.25), abs=1e-3)
 
 
+def test_offsets_move_the_scores_of_the_grades_alone(
+    networks: Networks, manifest: Manifest, stack: AxialSeries
+) -> None:
+    offsets = (0.0, 0.7, -0.2, -1.0)
+    plain = _deciding(networks, manifest).grade(stack).slices
+    moved = _deciding(networks, manifest, Calibration(grade_offsets=offsets)).grade(stack).slices
+    compared = 0
+    for one, other in zip(plain, moved, strict=True):
+        if isinstance(one, GradedSlice) and isinstance(other, GradedSlice):
+            weights = {
+                grade: score * math.exp(offset)
+                for (grade, score), offset in zip(one.scores.items(), offsets, strict=True)
+            }
+            whole = sum(weights.values())
+            assert other.scores == pytest.approx({grade: w / whole for grade, w in weights.items()}, abs=1e-3)
+            assert other.content_score == pytest.approx(one.content_score)
+            compared += 1
+    assert compared
+
+
 def test_neighbours_are_seen_across_batches_but_not_across_slabs(networks: Networks, manifest: Manifest) -> None:
     stages = {"classify": ClassifyStage(context_slices=1), "grade": GradeStage()}
     changed = manifest.model_copy(update=stages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from stenosis_node.grading.manifest import DecisionRules, TrainingData
 from training.calibration.abstention import GIVEN_UP, choose_thresholds
 from training.calibration.decision import Asked, Decision, apply_decision, fit_decision
 from training.calibration.operating import LARGEST, choose_operating_point
-from training.calibration.temperature import at_temperature, fit_temperature
+from training.calibration.temperature import FEWEST, at_temperature, fit_offsets, fit_temperature
 from training.calibration.truth import truth_of
 from training.evaluation.predictions import P_GRADE, P_REGION, called_grade
 from training.evaluation.stages import Proportion
@@ -41,6 +43,41 @@ def test_a_temperature_changes_no_order_and_few_slices_fit_none() -> None:
     assert fit_temperature(scores[:5], targets[:5]) == 1.0
     sure = np.tile([0.0, 0.0, 1.0, 0.0], (50, 1))
     assert np.isfinite(fit_temperature(sure, np.tile([0.0, 0.0, 0.0, 1.0], (50, 1))))
+
+
+def test_offsets_undo_what_a_network_leans_to() -> None:
+    scores, targets = _shares(np.random.default_rng(9), 4, n=20_000)
+    leaning = at_temperature(at_temperature(scores, 1.0, (0.0, 0.8, -0.4, 0.3)), 1 / 1.5)
+    temperature, offsets = fit_offsets(leaning, targets)
+    assert temperature == pytest.approx(1.5, rel=0.05)
+    np.testing.assert_allclose(offsets, (0.0, -0.8, 0.4, -0.3), atol=0.08)
+    np.testing.assert_allclose(at_temperature(leaning, temperature, offsets), scores, atol=0.03)
+
+
+def test_a_class_that_hardly_anybody_gave_gets_no_offset() -> None:
+    scores, targets = _shares(np.random.default_rng(10), 4)
+    rare = targets[:, 3] == 1
+    kept = ~rare | (np.cumsum(rare) < FEWEST)
+    _, offsets = fit_offsets(scores[kept], targets[kept])
+    assert offsets[0] == offsets[3] == 0.0
+    assert fit_offsets(scores[:5], targets[:5]) == (1.0, (0.0,) * 4)
+
+
+def test_a_decision_moves_the_borders_of_the_grades(validation: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    labels, predictions = validation
+    leaning = predictions.copy()
+    leaning[list(P_GRADE)] = at_temperature(predictions[list(P_GRADE)].to_numpy(), 1.0, (0.0, 1.5, 0.0, 0.0))
+    truth = truth_of(leaning, labels).grade
+    plain, moved = (
+        fit_decision(leaning, labels, Asked(temperature=True, offsets=offsets)) for offsets in (False, True)
+    )
+    assert plain.grade_offsets == (0.0,) * 4
+    assert moved.grade_offsets[1] < -0.5
+    right = [(apply_decision(leaning, one, labels)["grade"] == truth)[truth != ""].mean() for one in (plain, moved)]
+    assert right[1] > right[0] + 0.01
+    assert Decision.of_plain(json.loads(json.dumps(moved.as_plain()))) == moved
+    manifest = moved.onto(draft("x", "1", TrainingData(id="none", description="simulated", slices=0), {}))
+    assert Decision.of_manifest(manifest).grade_offsets == moved.grade_offsets
 
 
 def test_the_operating_point_reaches_its_bound_with_the_best_specificity() -> None:

@@ -1,0 +1,110 @@
+"""A bundle gets the borders of other readers: the real networks of the demo, and their scores as they were kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from stenosis_node.grading.manifest import read_manifest as read_bundle_manifest
+from training.calibration.temperature import at_temperature
+from training.cli import app
+from training.evaluation.predictions import P_GRADE, read_predictions, write_predictions
+from training.export import write_untrained_bundle
+from training.protocol import recalibrate as module
+
+run = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    write_untrained_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(few_phantoms: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all slices, as the networks give them."""
+    folder = tmp_path_factory.mktemp("scores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEWEST_GRADED", 10)
+        done = calibrate(bundle, few_phantoms, folder / "bundle", folder / "scores.parquet")
+    assert done == (0, done[1]), done
+    return folder / "scores.parquet"
+
+
+def calibrate(bundle: Path, data: Path, out: Path, scores: Path, *more: str) -> tuple[int, str]:
+    arguments = ["--bundle", bundle, "--data", data, "--out", out, "--version", "2", "--predictions", scores, *more]
+    done = run.invoke(app, ["calibrate", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def few_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FEWEST_GRADED", 10)
+    monkeypatch.setattr("training.calibration.temperature.FEWEST", 2)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_the_networks_stay_and_the_borders_move(few_phantoms: Path, bundle: Path, scores: Path, tmp_path: Path) -> None:
+    table = read_predictions(scores)
+    table[list(P_GRADE)] = (0.15, 0.65, 0.1, 0.1)
+    leaning = tmp_path / "leaning.parquet"
+    write_predictions(table, leaning)
+
+    code, text = calibrate(bundle, few_phantoms, tmp_path / "new", leaning)
+    assert code == 0, text
+    before, after = (read_bundle_manifest(folder) for folder in (bundle, tmp_path / "new"))
+    fitted = after.calibration
+    assert fitted.grade_offsets[1] < 0  # the readers gave each grade as often as the others
+    called = at_temperature(np.array([[0.15, 0.65, 0.1, 0.1]]), fitted.grade_temperature, fitted.grade_offsets)
+    assert called == pytest.approx(0.25, abs=0.01)
+    assert after.version == "2"
+    assert after.digest() in text
+    assert after.digest() != before.digest()
+    assert {name: one for name, one in after.files.items() if name.endswith(".safetensors")} == {
+        name: one for name, one in before.files.items() if name.endswith(".safetensors")
+    }
+    assert "calls fitted anew on 3 patients, 18 slices" in after.training_data.description
+    assert "offsets of A to D" in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+
+    code, text = calibrate(bundle, few_phantoms, tmp_path / "plain", leaning, "--no-offsets")
+    assert code == 0, text
+    assert not any(read_bundle_manifest(tmp_path / "plain").calibration.grade_offsets)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_kept_scores_are_taken_and_those_of_others_refused(
+    few_phantoms: Path, bundle: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "predict_undecided", None)  # not asked again
+    assert calibrate(bundle, few_phantoms, tmp_path / "new", scores)[0] == 0
+    table = read_predictions(scores)
+    for made in (table.assign(model="another@0"), table.iloc[1:]):
+        write_predictions(made, tmp_path / "other.parquet")
+        code, text = calibrate(bundle, few_phantoms, tmp_path / "other", tmp_path / "other.parquet")
+        assert code == 1
+        assert "is of another bundle or of other slices" in text
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_fitted_is_refused_before_anything_is_written(
+    few_phantoms: Path, bundle: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text = calibrate(bundle, few_phantoms, tmp_path / "new", scores)
+    assert code == 1
+    assert "has 12 graded slices of these readers; 100 are needed" in " ".join(text.split())
+    code, text = calibrate(bundle, few_phantoms, tmp_path / "new", scores, "--readers", "anna")
+    assert code == 1
+    assert "has no labels of anna; its readers are reader-1, reader-2" in " ".join(text.split())
+    code, text = calibrate(bundle, few_phantoms, bundle, scores)
+    assert code == 1
+    assert "is the bundle itself" in text
+    monkeypatch.setattr(module, "FEWEST_GRADED", 10)
+    code, text = calibrate(bundle, few_phantoms, tmp_path / "new", scores, "--operating-point")
+    assert code == 1
+    assert "no operating point: " in text
+    assert not (tmp_path / "new").exists()
