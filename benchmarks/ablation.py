@@ -41,7 +41,7 @@ from training.evaluation.vocabulary import GRADES, REGIONS
 from training.labels.manifest import read_manifest
 from training.learning.fit import Machine, fit, load_best
 from training.learning.items import Draw, Items
-from training.learning.labels import CONSENSUS, TRUTH, LabelledSlice, labelled
+from training.learning.labels import CONSENSUS, TRUTH, LabelledSlice, labelled, readers_of
 from training.learning.networks import collate
 from training.learning.sampling import class_of, usable
 from training.learning.store import SliceStore, open_store
@@ -106,11 +106,23 @@ def main() -> None:
     taught = labelled(rows, store, CONSENSUS)
     heights = {_name(key): z for key, z in zip(_keys(rows), rows["z_mm"], strict=True)}
     truth = {one.key: one for one in labelled(rows, store, TRUTH if TRUTH in set(rows["reader"]) else CONSENSUS)}
-    work = _Work(store, taught, truth, heights, arguments.out, Machine(workers=arguments.workers), arguments.share)
+    machine = Machine(workers=arguments.workers)
+    work = _Work(store, taught, truth, heights, _grades(rows, store), arguments.out, machine, arguments.share)
     text = _page(work, arguments)
     print(text)
     if arguments.write is not None:
         arguments.write.write_text(text, encoding="utf-8")
+
+
+def _grades(rows: pd.DataFrame, store: SliceStore) -> dict[str, dict[str, int]]:
+    return {
+        reader: {
+            _name(one.key): grade
+            for one in labelled(rows, store, reader)
+            if (grade := class_of(one, Stage.GRADE)) is not None
+        }
+        for reader in readers_of(rows)
+    }
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,8 @@ class _Work:
     taught: list[LabelledSlice]
     truth: Mapping[Any, LabelledSlice]
     heights: Mapping[str, float]
+    readers: Mapping[str, Mapping[str, int]]
+    """Each reader's grades by slice."""
     out: Path
     machine: Machine
     share: float
@@ -197,7 +211,8 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
         "",
         f"Measured by `benchmarks/ablation.py` on {len({one.patient for one in work.taught})} phantom patients "
         f"(labels {digest_of(arguments.data)[:12]}), {len(SEEDS)} seeds, each with one test fold of {PARTS}; "
-        f"{patients} patients were tested. Narrow networks, few epochs, patches on the readers' boxes: differences count, not heights. "
+        f"{patients} patients were tested. Narrow networks, few epochs, patches on the readers' boxes: differences "
+        "count, not heights. "
         "Brackets: 95 %, patients resampled, all seeds together. A difference whose interval holds 0 is none that this "
         "set shows.",
         "",
@@ -223,6 +238,13 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
                 "mirrored": "averaged with the mirror image",
             },
         ),
+        "",
+        "## Borders of one reader",
+        "",
+        "What `stenosis-train calibrate` does for a site: offsets fitted to one reader's labels of the validation "
+        "patients, compared with the same reader's labels of the test patients.",
+        "",
+        *_borders(work, held, grade[BASE]),
         "",
         "## What needs no training",
         "",
@@ -294,6 +316,25 @@ def _moved(table: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
         fitted = fit_offsets(mine[list(P_GRADE)].to_numpy(), np.eye(len(GRADES))[mine["truth"]])
         made.loc[rows.index, list(P_GRADE)] = at_temperature(rows[list(P_GRADE)].to_numpy(), *fitted)
     return made
+
+
+def _borders(work: _Work, held: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    lines = ["| reader | quadratic kappa | with offsets | macro-F1 | with offsets |", "|---|---:|---:|---:|---:|"]
+    for reader, says in work.readers.items():
+        mine, theirs = (
+            table.assign(truth=table["slice"].map(says)).dropna(subset=["truth"]).astype({"truth": int})
+            for table in (held, test)
+        )
+        patients = sorted(set(theirs["patient"]))
+        resamples = Resamples.draw(len(patients), RESAMPLES, 0)
+        both = [_scored(table, GRADES, patients, resamples) for table in (theirs, _moved(theirs, mine))]
+        cells = [
+            with_bounds(float(point[score][0]), percentile_interval(drawn[score]))
+            for score in ("kappa_quadratic", "macro_f1")
+            for point, drawn in both
+        ]
+        lines.append(f"| {reader} | {' | '.join(cells)} |")
+    return lines
 
 
 def _untrained(held: pd.DataFrame, test: pd.DataFrame) -> list[str]:

@@ -45,7 +45,7 @@ def main() -> int:
                 print(f"fast_path = {fast}: {campaign.tally}", flush=True)
                 target.stop()
         if options.decoding or not (options.stock or options.fast):
-            text, fine = fuzz_decoding(options.seed, options.first, options.cases)
+            text, fine = fuzz_decoding(options.seed, options.first, options.cases, every=10_000)
             ok = ok and fine
             print(f"decoding: {text}")
     return 0 if ok else 1

@@ -7,6 +7,7 @@ import random
 import resource
 import tempfile
 import time
+from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from stenosis_node.series.reading import decode
 from tests.hostile.cases import mutate
 from tests.hostile.datasets import SYNTAXES, instance, part10, uid
 
-LIMIT_S = 90.0
-"""Longest time one small file may take; twenty seconds after a decoder hangs it is ended."""
+TOGETHER = 20
+"""Files that are read like the slices of a study: they share a decoder process."""
+LIMIT_S = 190.0
+"""Longest time so many small files may take; five times twenty seconds are given to decoders that hang."""
 MEMORY_BYTES = 6 << 30
 
 
@@ -30,36 +33,40 @@ def make_file(seed: int, number: int) -> bytes:
     return part10(changed, syntax, uid(number % 20))
 
 
-def read_one(path: Path) -> str:
-    """What became of the file. Raises what must not be raised."""
-    found = scan([path])
-    if found.unreadable:
-        return "unreadable"
+def read_together(paths: list[Path]) -> Counter[str]:
+    """What became of files that are read like a study. Raises what must not be raised."""
+    found = scan(paths)
     pieces = [piece for series in found.series for piece in series.slices]
-    outcomes = [outcome for _, outcome in decode(pieces)]
-    if not outcomes:
-        return "no image"
-    return "pixels" if all(pixels is not None for pixels, _ in outcomes) else "undecodable"
+    counts = Counter("pixels" if pixels is not None else "undecodable" for _, (pixels, _) in decode(pieces))
+    counts["unreadable"] = len(found.unreadable)
+    counts["no image"] = max(0, len(paths) - counts.total())
+    return counts
 
 
-def _work(numbers: Connection, seed: int) -> None:
+def _work(rounds: Connection, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "hostile.dcm"
-        while (number := numbers.recv()) is not None:
-            path.write_bytes(make_file(seed, number))
+        while (numbers := rounds.recv()) is not None:
+            paths = [Path(folder) / f"hostile-{place}.dcm" for place in range(len(numbers))]
+            for path, number in zip(paths, numbers, strict=True):
+                path.write_bytes(make_file(seed, number))
             begin = time.monotonic()
+            fault = ""
+            counts: Counter[str] = Counter()
             try:
-                answer = read_one(path)
+                counts = read_together(paths)
             except Exception as error:
-                answer = f"fault {type(error).__name__}: {error}"
-            numbers.send((answer, time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+                fault = f"{type(error).__name__}: {error}"
+            rounds.send((counts, fault, time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
-def fuzz_decoding(seed: int, first: int, n: int) -> tuple[str, bool]:
-    """Read ``n`` files; a sentence, and whether nothing broke. A process that dies is replaced and counted."""
+def fuzz_decoding(seed: int, first: int, n: int, *, every: int = 0) -> tuple[str, bool]:
+    """Read ``n`` files, some at a time; a sentence, and whether nothing broke. A process that dies is replaced.
+
+    every  print where it is after so many files; 0: never
+    """
     context = multiprocessing.get_context("spawn")
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     faults: list[str] = []
     slowest = 0.0
     peak = 0
@@ -73,30 +80,33 @@ def fuzz_decoding(seed: int, first: int, n: int) -> tuple[str, bool]:
 
     process, pipe = start()
     begin = time.monotonic()
-    for number in range(first, first + n):
+    for number in range(first, first + n, TOGETHER):
+        numbers = range(number, min(number + TOGETHER, first + n))
+        where = f"cases {numbers[0]} to {numbers[-1]}"
         try:
-            pipe.send(number)
+            pipe.send(numbers)
             if not pipe.poll(LIMIT_S + 30):
                 process.kill()
-            answer, seconds, rss = pipe.recv()
+            added, fault, seconds, rss = pipe.recv()
         except (EOFError, OSError):
             process.kill()
             process.join()
-            faults.append(f"case {number}: the process ended with {process.exitcode}, or hung")
+            faults.append(f"{where}: the process ended with {process.exitcode}, or hung")
             pipe.close()
             process, pipe = start()
             continue
         slowest, peak = max(slowest, seconds), max(peak, rss)
-        if answer.startswith("fault") or seconds > LIMIT_S:
-            faults.append(f"case {number}: {answer} after {seconds:.1f} s")
-            continue
-        counts[answer] = counts.get(answer, 0) + 1
+        counts += added
+        if fault or seconds > LIMIT_S:
+            faults.append(f"{where}: {fault or 'slow'} after {seconds:.1f} s")
+        if every and (numbers[-1] + 1 - first) // every > (number - first) // every:
+            print(f"{numbers[-1] + 1 - first} of {n} files, {time.monotonic() - begin:.0f} s", flush=True)
     pipe.send(None)
     process.join(10)
     pipe.close()
     said = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     text = (
-        f"{n} files of seed {seed} in {time.monotonic() - begin:.0f} s: {said}; "
-        f"slowest {slowest:.2f} s, peak {peak / 1024:.0f} MB, {len(faults)} faults"
+        f"{n} files of seed {seed} in {time.monotonic() - begin:.0f} s: {said}; {TOGETHER} files at a time, slowest "
+        f"{slowest:.2f} s, peak {peak / 1024:.0f} MB, {len(faults)} faults"
     )
     return "\n".join([text, *faults[:20]]), not faults
