@@ -144,10 +144,12 @@ class Receiving(Database):
         if row is None and any(_is_mr(received) for received, _ in group):
             row, opened = self._open(connection, study, group, clock)
         adopter = row.id if row is not None and row.purged_at is None else None
-        new = [self._add_instance(connection, received, adopter) for received, _ in group]
+        new = [self._add_instance(connection, received, adopter, conflict=conflict) for received, conflict in group]
         for (received, conflict), is_new in zip(group, new, strict=True):
             if not is_new:
                 _seen_again(connection, received, conflict=conflict, clock=clock)
+            elif conflict and adopter is not None:  # the file of a reception that was refused, or died before its row
+                _say_conflict(connection, adopter, received, clock)
 
         reopened = False
         if row is not None and row.purged_at is not None:
@@ -196,7 +198,9 @@ class Receiving(Database):
         assert row is not None  # noqa: S101  inserted here, or by the process that was faster
         return row, job_id is not None
 
-    def _add_instance(self, connection: Connection, received: ReceivedInstance, job_id: int | None) -> bool:
+    def _add_instance(
+        self, connection: Connection, received: ReceivedInstance, job_id: int | None, *, conflict: bool
+    ) -> bool:
         """Whether the row is new."""
         row = {
             "job_id": job_id,
@@ -205,7 +209,7 @@ class Receiving(Database):
             "sop_instance_uid": received.sop_instance_uid,
             "sop_class_uid": received.sop_class_uid,
             "received_at": received.received_at,
-            "conflicts": 0,
+            "conflicts": int(conflict),
             **_of_file(received),
         }
         return self._add.execute(connection, _named(row)) is not None
@@ -251,6 +255,17 @@ class Receiving(Database):
         reopened = _postpone_or_reopen(connection, row, values, clock)
         set_job(connection, row.id, **values)
         return reopened
+
+
+def _say_conflict(connection: Connection, job_id: int, received: ReceivedInstance, clock: _Clock) -> None:
+    add_event(
+        connection,
+        job_id,
+        clock.now,
+        EventKind.CONFLICT,
+        f"instance {received.sop_instance_uid} came again with other bytes; the first are kept, "
+        "the others are in the quarantine",
+    )
 
 
 def _parameters(columns: Iterable[str]) -> dict[str, Any]:
@@ -316,14 +331,7 @@ def _seen_again(connection: Connection, received: ReceivedInstance, *, conflict:
     if conflict:
         values["conflicts"] = known.conflicts + 1
         if known.conflicts == 0 and known.job_id is not None:
-            add_event(
-                connection,
-                known.job_id,
-                clock.now,
-                EventKind.CONFLICT,
-                f"instance {received.sop_instance_uid} came again with other bytes; the first are kept, "
-                "the others are in the quarantine",
-            )
+            _say_conflict(connection, known.job_id, received, clock)
     if values:
         connection.execute(update(instance).where(instance.c.id == known.id).values(**values))
 

@@ -19,7 +19,7 @@ from stenosis_node.receive.associations import OpenAssociation
 from stenosis_node.receive.commit import Arrival, Committer
 from stenosis_node.spool import Arriving, Chunk, PutOutcome, Spool, least_free_bytes
 from stenosis_node.wire.header import InstanceUids, MissingUid, UnreadableHeader, read_uids
-from stenosis_node.wire.part10 import file_meta
+from stenosis_node.wire.part10 import file_meta, syntax_of
 
 log = logging.getLogger("stenosis_node.receive")
 
@@ -75,9 +75,9 @@ class Incoming:
             raise MissingUid("SOP class or instance UID differs from the command")
 
     def meta(self) -> bytes:
-        """File meta information, in front of the data set. MissingUid when a UID of the command is none."""
-        if not all(map(_UID.fullmatch, (self.sop_class, self.sop_instance))):
-            raise MissingUid("a UID of the command is no UID")
+        """File meta information, in front of the data set. MissingUid when a UID of the command or context is none."""
+        if not all(map(_UID.fullmatch, (self.sop_class, self.sop_instance, self.transfer_syntax))):
+            raise MissingUid("a UID of the command or of its presentation context is no UID")
         return file_meta(
             sop_class_uid=self.sop_class, sop_instance_uid=self.sop_instance, transfer_syntax_uid=self.transfer_syntax
         )
@@ -159,19 +159,20 @@ class Intake:
         uids, content = self._checked(incoming)
         record.studies.add(uids.study)
         put = self._spool.put(uids.study, uids.series, sop_instance, content, is_flushed=False)
+        conflict = put.outcome is PutOutcome.CONFLICT
+        path = self._spool.instance_path(put.path)
         received = ReceivedInstance(
             study_instance_uid=uids.study,
             series_instance_uid=uids.series,
             sop_instance_uid=sop_instance,
             sop_class_uid=incoming.sop_class,
-            transfer_syntax_uid=incoming.transfer_syntax,
+            transfer_syntax_uid=syntax_of(path, incoming.transfer_syntax) if conflict else incoming.transfer_syntax,
             path=put.path,
             size_bytes=put.size_bytes,
             sha256=put.sha256,
             calling_ae_title=record.calling_ae_title,
             received_at=datetime.now(UTC),
         )
-        conflict = put.outcome is PutOutcome.CONFLICT
         if conflict:
             log.warning(
                 "instance %s came with other bytes than before; the first are kept", sop_instance,
@@ -179,7 +180,7 @@ class Intake:
             )  # fmt: skip
         failpoint("receive.put")
         self._committer.commit(Arrival(received, conflict))
-        if not self._spool.instance_path(put.path).exists():  # deleted by the housekeeping before the row was touched
+        if not path.exists():  # deleted by the housekeeping before the row was touched
             self._spool.put(uids.study, uids.series, sop_instance, content)
         record.tally.stored(uids.study, incoming.sop_class, put.path)
         failpoint("receive.committed")

@@ -17,9 +17,10 @@ from __future__ import annotations
 from stenosis_node.spool.documents import documents_in
 from stenosis_node.spool.files import Chunk, least_free_bytes
 from stenosis_node.spool.looking import Leftovers, holder, instances_in, leftovers
-from stenosis_node.spool.store import Arriving, PutOutcome, PutResult, Spool
+from stenosis_node.spool.store import UID, Arriving, PutOutcome, PutResult, Spool
 
 __all__ = [
+    "UID",
     "Arriving",
     "Chunk",
     "Leftovers",

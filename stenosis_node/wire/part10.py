@@ -6,6 +6,7 @@ no time, no AE title of the sender.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ INFLATE_STEP: Final = 1 << 20
 HEAD_BYTES: Final = 4096
 """Looked through for a deflated transfer syntax; our own file meta information has a tenth of that."""
 GROUP_LENGTH: Final = b"\x02\0\0\0UL\x04\0"
+_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 PIXEL_TAGS: Final = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})
 """Float, Double Float and ordinary Pixel Data."""
 
@@ -64,11 +66,20 @@ def read_file_meta(path: Path) -> FileMeta:
     """Inverse of :func:`file_meta`. Raises UnreadableFile; OSError when the disk does not give the file."""
     try:
         meta = read_file_meta_info(path)
-        return FileMeta(
-            str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID), str(meta.TransferSyntaxUID)
-        )
+        uids = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
     except (InvalidDicomError, AttributeError, ValueError, EOFError, struct.error) as error:
         raise UnreadableFile(f"{path.name} is no Part 10 file") from error
+    if not all(_UID.fullmatch(str(uid)) for uid in uids):
+        raise UnreadableFile(f"{path.name} names itself by what is no UID")
+    return FileMeta(*map(str, uids))
+
+
+def syntax_of(path: Path, otherwise: str) -> str:
+    """Transfer syntax UID of a file; ``otherwise`` when the file is gone or does not say."""
+    try:
+        return read_file_meta(path).transfer_syntax_uid
+    except (OSError, UnreadableFile):
+        return otherwise
 
 
 def read_header(path: Path, *, tags: Sequence[int | str] | None = None) -> Dataset:

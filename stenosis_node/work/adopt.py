@@ -16,8 +16,9 @@ from typing import Final
 
 from stenosis_node.config import Config
 from stenosis_node.domain import ReceivedInstance
-from stenosis_node.jobs import JobStore
-from stenosis_node.spool import Spool
+from stenosis_node.errors import PermanentError
+from stenosis_node.jobs import BeingDeleted, JobStore
+from stenosis_node.spool import UID, Spool
 from stenosis_node.wire.part10 import UnreadableFile, read_file_meta
 
 log = logging.getLogger("stenosis_node.work.adopt")
@@ -37,10 +38,7 @@ def adopt(config: Config, spool: Spool, store: JobStore, *, before: datetime) ->
     for batch in batches(spool.iter_instances()):
         known = store.known_paths(batch)
         lost = [_received(spool, path, before) for path in batch if path.as_posix() not in known]
-        found = [(received, False) for received in lost if received is not None]
-        if found:
-            store.touch_many(found, quiet_period_s=config.jobs.quiet_period_s, ceiling_s=config.jobs.ceiling_s)
-            adopted += len(found)
+        adopted += _take_in(config, store, [received for received in lost if received is not None])
     if adopted:
         log.warning(
             "%d instances that a crash had left without a row are taken in as received", adopted,
@@ -49,14 +47,41 @@ def adopt(config: Config, spool: Spool, store: JobStore, *, before: datetime) ->
     return adopted
 
 
+def _take_in(config: Config, store: JobStore, found: list[ReceivedInstance]) -> int:
+    """How many got their rows: all at once, or one by one when one of them is to blame that it does not go."""
+    if not found:
+        return 0
+    try:
+        store.touch_many(
+            [(received, False) for received in found],
+            quiet_period_s=config.jobs.quiet_period_s,
+            ceiling_s=config.jobs.ceiling_s,
+        )
+    except (PermanentError, BeingDeleted) as error:
+        if len(found) > 1:
+            return sum(_take_in(config, store, [one]) for one in found)
+        log.warning("%s has no row and cannot get one (%s)", found[0].path.name, error, extra={"event": "not_adopted"})
+        return 0
+    return len(found)
+
+
 def batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
     while batch := list(islice(paths, BATCH)):
         yield batch
 
 
+def is_at_home(relative: Path) -> bool:
+    """Whether a path, relative to the spool, is instances/<study>/<series>/<sop>.dcm."""
+    names = (*relative.parts[1:-1], relative.stem)
+    return len(relative.parts) == 4 and relative.suffix == ".dcm" and all(map(UID.fullmatch, names))
+
+
 def _received(spool: Spool, relative: Path, before: datetime) -> ReceivedInstance | None:
     """None for a file that is gone, too young or damaged."""
     path = spool.instance_path(relative)
+    if not is_at_home(relative):
+        log.warning("%s is not where an instance is kept: see fsck", relative.name, extra={"event": "not_adopted"})
+        return None
     try:
         if datetime.fromtimestamp(path.stat().st_mtime, UTC) >= before:
             return None

@@ -14,6 +14,7 @@ from stenosis_node.errors import TransientError
 from stenosis_node.jobs import JobStore
 from stenosis_node.query import FetchedInstance
 from stenosis_node.spool import PutOutcome, Spool, least_free_bytes
+from stenosis_node.wire.part10 import syntax_of
 
 
 class Intake:
@@ -46,12 +47,13 @@ class Intake:
             raise TransientError("the disk of the node is almost full: nothing more is fetched")
         names = instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid
         put = self._spool.put(*names, instance.chunks)
+        conflict, syntax = put.outcome is PutOutcome.CONFLICT, instance.transfer_syntax_uid
         received = ReceivedInstance(
             study_instance_uid=instance.study_instance_uid,
             series_instance_uid=instance.series_instance_uid,
             sop_instance_uid=instance.sop_instance_uid,
             sop_class_uid=instance.sop_class_uid,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
+            transfer_syntax_uid=syntax_of(self._spool.instance_path(put.path), syntax) if conflict else syntax,
             path=put.path,
             size_bytes=put.size_bytes,
             sha256=put.sha256,
@@ -61,7 +63,7 @@ class Intake:
         with self._lock:
             self.by_class[instance.sop_class_uid] += 1
             self.first = self.first or put.path
-        arrival = (received, put.outcome is PutOutcome.CONFLICT)
+        arrival = (received, conflict)
         if instance.sop_instance_uid in self._known:
             self._touch([arrival], self._config.jobs.quiet_period_s)
             if not self._spool.instance_path(put.path).exists():  # the housekeeping was faster than the row

@@ -233,6 +233,16 @@ def test_the_same_uid_with_other_bytes_is_shown_on_the_job_once(store: JobStore)
     assert detail.job.quiet_until == at(QUIET)
 
 
+def test_other_bytes_than_a_file_without_a_row_has_are_shown_too(store: JobStore) -> None:
+    """A reception that was refused, or died before its row, left its file."""
+    receive(store, 1, 0)
+    assert receive(store, 2, 1, conflict=True).new_instance
+    detail = store.job(1)
+    assert detail is not None
+    assert detail.conflicts == 1
+    assert kinds(store) == ["opened", "conflict"]
+
+
 def test_a_group_is_written_down_in_one_transaction_and_in_order(store: JobStore) -> None:
     receive(store, 1, 0)
     group = [

@@ -36,6 +36,7 @@ from stenosis_node.spool import PutOutcome, PutResult
 from tests.conftest import require_data, require_tool
 from tests.unit.completeness import claim_complete
 from tests.unit.receive.conftest import KOREAN_NAME, STUDY, Node, StartNode, both_paths, dataset_of, make_instance
+from tests.unit.receive.raw_scu import RawScu, associate_rq, c_store_rq, p_data
 
 Send = Callable[..., Dataset]
 
@@ -113,6 +114,41 @@ def test_other_bytes_under_the_same_uid_are_quarantined(node: Node, send: Send, 
     assert send(node, other).Status == 0
     assert node.dataset(f"{STUDY}.9.1") == dataset_of(first)
     assert any(dataset_of(other) in p.read_bytes() for p in node.quarantined())
+
+
+def test_a_file_that_was_never_acknowledged_stays_and_says_so(node: Node, send: Send, tmp_path: Path) -> None:
+    refused = make_instance(tmp_path, 1, syntax=ImplicitVRLittleEndian)  # as if the commit had failed, or a crash come
+    kept = node.spool.put(STUDY, f"{STUDY}.9", f"{STUDY}.9.1", [refused.read_bytes()])
+    series = dcmread(refused).SeriesInstanceUID
+    node.spool.instance_path(kept.path).rename(_made(node.spool.root / "instances" / STUDY / series) / kept.path.name)
+    (tmp_path / "other").mkdir()
+    other = make_instance(tmp_path / "other", 1, InstanceNumber=77)
+    assert send(node, other).Status == 0
+    (job,) = node.store.list_jobs()
+    (row,) = node.store.instances(job.id)
+    assert row.transfer_syntax_uid == ImplicitVRLittleEndian  # of the bytes that are there
+    detail = node.store.job(job.id)
+    assert detail is not None
+    assert detail.conflicts == 1
+    assert any(dataset_of(other) in p.read_bytes() for p in node.quarantined())
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@both_paths
+def test_a_transfer_syntax_that_is_no_uid_is_refused_alone(node: Node, tmp_path: Path) -> None:
+    dataset = dataset_of(make_instance(tmp_path, 1))
+    request = associate_rq(contexts=((MRImageStorage, "1.2.840.9.9.3"),))
+    with RawScu(node.port) as scu:
+        scu.send(request.replace(b"1.2.840.9.9.3", b"1.2\0.840.9.93"))
+        scu.read_pdu()
+        scu.send(p_data(1, 3, c_store_rq(MRImageStorage, f"{STUDY}.9.1")) + p_data(1, 2, dataset))
+        assert b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00" not in scu.read_pdu()
+    assert not node.files()
+    assert not node.store.list_jobs()
 
 
 def test_own_documents_that_come_back_are_acknowledged_and_dropped(node: Node, send: Send, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from stenosis_node.config import Config
+from stenosis_node.domain import ReceivedInstance
+from stenosis_node.errors import PermanentError
 from stenosis_node.jobs import JobStore
 from stenosis_node.spool import Spool
 from stenosis_node.work.adopt import RECOVERED, adopt
@@ -52,6 +54,36 @@ def test_a_damaged_file_is_named_and_keeps_no_other_from_being_adopted(
 
     assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 1
     assert "1.2.3.4.5.dcm has no row and cannot be read" in caplog.text
+
+
+def test_what_lies_elsewhere_is_named_and_keeps_no_other_from_being_adopted(
+    config: Config, spool: Spool, store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = spool.instance_path(put(spool, "1.2.3.4.5").path)
+    for stray in ("stray.dcm", "1.2.3/stray.dcm", "1.2.3/1.2.3.4/x.dcm", "1.2.3/1.2.3.4/5/6.dcm"):
+        path = spool.root / "instances" / stray
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(lost.read_bytes())
+
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 1
+    assert caplog.text.count("is not where an instance is kept") == 4
+
+
+def test_a_row_that_cannot_be_written_keeps_no_other_from_being_adopted(
+    config: Config, spool: Spool, store: JobStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (5, 6, 7):
+        put(spool, f"1.2.3.4.{number}")
+    write = store.touch_many
+
+    def touch_many(arrivals: list[tuple[ReceivedInstance, bool]], **times: float) -> object:
+        if any(received.sop_instance_uid == "1.2.3.4.6" for received, _ in arrivals):
+            raise PermanentError("the database does not take a value")
+        return write(arrivals, **times)
+
+    monkeypatch.setattr(store, "touch_many", touch_many)
+    assert adopt(config, spool, store, before=datetime.now(UTC) + SOON) == 2
+    assert "1.2.3.4.6.dcm has no row and cannot get one" in caplog.text
 
 
 def test_a_ct_image_without_a_row_is_counted_as_any_other_and_deleted_in_time(
