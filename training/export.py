@@ -6,6 +6,7 @@ that is valid in every respect but whose weights are random: for tests of everyt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from training.learning.networks import stages_of
 from training.measured import figures_of, reader_agreement, study_level
 from training.model_card import model_card
 from training.phantom import GENERATOR_VERSION
-from training.recipes import Recipe, Stage
+from training.recipes import RECIPES, SET_FOR_THIS_RUN, Recipe, Stage
 
 PHANTOM_USE: Final = (
     "Demonstration of the software on synthetic images. Trained on phantoms alone: grades of real patients are "
@@ -129,18 +130,20 @@ def export_measured(bundle: Path, out: Path, *, held_out: Path | None = None, sh
 def _with_figures(
     networks: Networks, manifest: Manifest, out: Path, held_out: Path | None, shifted: Path | None
 ) -> Manifest:
-    metrics = _metrics(manifest, held_out, shifted)
+    metrics = figures_for(manifest, held_out, shifted)
     if not metrics:
         return manifest
     measured = Manifest.model_validate({**manifest.model_dump(), "metrics": metrics})
     return write_bundle(out, networks, measured, card=model_card(measured))
 
 
-def _metrics(manifest: Manifest, held_out: Path | None, shifted: Path | None) -> dict[str, Any]:
-    """Of these weights and rules."""
+def figures_for(manifest: Manifest, held_out: Path | None, shifted: Path | None) -> dict[str, Any]:
+    """``metrics`` of a manifest, from evaluations of its weights and rules. Raises TrainingError."""
     metrics: dict[str, Any] = {}
     if held_out is not None:
         figures = figures_of(held_out, manifest)
+        if _learnt_from(figures, manifest):
+            return {"learnt_from": figures} | figures_for(manifest, None, shifted)
         simulated = "simulated " if TRUTH in figures["data"]["readers"] else ""
         metrics["held_out"] = figures
         level = study_level(figures, f"{simulated}studies")
@@ -152,6 +155,12 @@ def _metrics(manifest: Manifest, held_out: Path | None, shifted: Path | None) ->
     if shifted is not None:
         metrics["shifted"] = figures_of(shifted, manifest)
     return metrics
+
+
+def _learnt_from(figures: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether an evaluation is of the very label manifest that networks or rules were fitted on."""
+    known = re.findall(r"labels-([0-9a-f]{12})", f"{manifest.training_data.id} {manifest.training_data.description}")
+    return str(figures["data"].get("labels_sha256", ""))[:12] in known
 
 
 def _final_chain(run: Path, chain: str) -> Path:
@@ -169,12 +178,13 @@ def _final_chain(run: Path, chain: str) -> Path:
 
 def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tuple[TrainingData, bool]:
     """What the run learnt from, and whether all of it is phantoms. Raises TrainingError when the labels are gone."""
+    from training.protocol.reduction import taking_part
     from training.protocol.runs import digest_of
 
     path = Path(stored["manifest"])
     if not path.is_file() or digest_of(path) != stored["manifest_sha256"]:
         raise TrainingError(f"the label manifest {path} that the run was begun with is gone or changed; put it back")
-    rows = read_manifest(path)
+    rows = taking_part(read_manifest(path), recipe, int(stored["seed"]))
     readers = (stored["readers"] or list(readers_of(rows))) if chain == CONSENSUS else [chain]
     mine = rows[rows["reader"].isin(readers)]
     sources = set(mine["box_source"]) - {""}
@@ -186,11 +196,27 @@ def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tup
         TrainingData(
             id=f"labels-{stored['manifest_sha256'][:12]}",
             description=f"{kind}; {mine['patient_key'].nunique()} patients, a fifth of them to validate; labels of "
-            f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {recipe.name}, seed {stored['seed']}",
+            f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {_named(recipe)}, seed {stored['seed']}",
             slices=len(mine.drop_duplicates(subset=list(SLICE))),
         ),
         phantoms,
     )
+
+
+def _named(recipe: Recipe) -> str:
+    """A recipe with what was changed in it."""
+    preset = RECIPES.get(recipe.name)
+    reduced = f", reduced to a share of {recipe.scale:g}" if recipe.scale != 1 else ""
+    changed = sorted(name for name, source in recipe.sources.items() if source == SET_FOR_THIS_RUN)
+    values = ", ".join(f"{name}={_value(recipe, name)}" for name in changed)
+    return f"{recipe.name if preset else 'of its own'}{reduced}{f' with {values}' if values else ''}"
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    value: Any = recipe
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _manifest(naming: Naming, recipe: Recipe, data: TrainingData, intended_use: str) -> Manifest:

@@ -10,6 +10,7 @@ from stenosis_node.grading.manifest import ClassifyStage, GradeStage, Manifest
 
 _TITLES: Final = {
     "held_out": "Held out: patients in no fold",
+    "learnt_from": "On the labels it was made from: no test, and nothing about other patients",
     "shifted": "Shifted: contrast, field of view and vendors unlike those in training",
     "study_level": "The grade of an examination",
     "readers": "Agreement with readers",

@@ -142,6 +142,8 @@ class Recipe:
         return plain
 
 
+SET_FOR_THIS_RUN: Final = "set for this run"
+"""Source of a value that a command line changed."""
 _PAPER: Final = "Won 2025, Methods"
 _AUGMENT: Final = Augmentation(rotation_deg=10.0, scale=0.1, translate_mm=3.0, flip=0.5, noise=0.03)
 
@@ -317,7 +319,7 @@ def changed(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
     """The recipe with values set by dotted name, as ``grade.loss`` = ``ordinal``. Raises RecipeError."""
     for name, text in assignments.items():
         recipe = _set(recipe, name, name.split("."), text)
-    return replace(recipe, sources={**recipe.sources, **dict.fromkeys(assignments, "set for this run")})
+    return replace(recipe, sources={**recipe.sources, **dict.fromkeys(assignments, SET_FOR_THIS_RUN)})
 
 
 def _fewer_epochs(part: StageRecipe, scale: float) -> StageRecipe:

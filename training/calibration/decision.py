@@ -106,25 +106,32 @@ class Decision:
         )
 
 
-def fit_decision(validation: pd.DataFrame, labels: pd.DataFrame, asked: Asked, *, reader: str = "") -> Decision:
-    """Fit what is asked for.
+def fit_decision(
+    validation: pd.DataFrame,
+    labels: pd.DataFrame,
+    asked: Asked,
+    *,
+    reader: str = "",
+    before: Decision = Decision(),  # noqa: B008  frozen
+) -> Decision:
+    """Fit what is asked for, on top of a decision that is there.
 
     validation  predictions of one chain with no decision applied (``training.evaluation.predictions``)
     labels      rows of the label manifest
     reader      whose labels count; empty: all together
+    before      what stays where nothing is asked for
     """
     truth = truth_of(validation, labels, reader)
-    decision = Decision(monotone_switch=asked.monotone_switch)
+    decision = replace(before, monotone_switch=asked.monotone_switch, fitted={})
     if asked.temperature:
-        decision = replace(
-            decision,
-            classify_temperature=fit_temperature(*_known(validation, P_REGION, truth.regions)),
-            grade_temperature=fit_temperature(*_known(validation, P_GRADE, truth.grades)),
-        )
+        decision = replace(decision, classify_temperature=fit_temperature(*_known(validation, P_REGION, truth.regions)))
+        if not any(before.grade_offsets):  # else they were fitted together
+            decision = replace(decision, grade_temperature=fit_temperature(*_known(validation, P_GRADE, truth.grades)))
     if asked.offsets:
         temperature, (a, b, c, d) = fit_offsets(*_known(validation, P_GRADE, truth.grades))
         decision = replace(decision, grade_temperature=temperature, grade_offsets=(a, b, c, d))
     if asked.abstain:
+        decision = replace(decision, box_score=None, content_score=None, grade_score=None)
         decision = _abstaining(decision, validation, labels, truth)
     if asked.operating_point:
         decision = _screening(decision, validation, labels, truth)

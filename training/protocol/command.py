@@ -94,8 +94,11 @@ def calibrate(
     readers: Annotated[str, typer.Option(help="Readers whose labels count, separated by commas [all].")] = "",
     offsets: Annotated[bool, typer.Option(help="Move the borders between the grades.")] = True,
     operating_point: Annotated[
-        bool, typer.Option("--operating-point", help="Choose the threshold of C or D by study-level sensitivity.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--operating-point/--no-operating-point", help="Choose the threshold of C or D by study-level sensitivity."
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="File that keeps the networks' scores; taken from it when it is there.")
     ] = None,

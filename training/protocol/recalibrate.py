@@ -6,7 +6,7 @@ enough to train. Figures of the old rules do not follow: the new bundle has none
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from stenosis_node.grading.bundle import write_bundle
 from stenosis_node.grading.manifest import Manifest, TrainingData
+from stenosis_node.grading.manifest import read_manifest as read_bundle_manifest
 from training.calibration.decision import Asked, Decision, fit_decision
 from training.calibration.truth import slice_names, truth_of
 from training.evaluation.predictions import read_predictions
@@ -44,7 +45,8 @@ class Recalibration:
     readers: tuple[str, ...] = ()
     """Empty: all of the label manifest (the truth of phantoms only where nobody else labelled)."""
     offsets: bool = True
-    operating_point: bool = False
+    operating_point: bool | None = None
+    """Whether the threshold of C or D is chosen anew, or left out; it must be said of a bundle that has one."""
     predictions: Path | None = None
     """Where the networks' scores are kept: with them the command need not look at the images again."""
 
@@ -56,7 +58,13 @@ def recalibrate(asked: Recalibration, *, device: str = "auto") -> Manifest:
     """
     if asked.out.resolve() == asked.bundle.resolve():
         raise TrainingError(f"{asked.out} is the bundle itself; give another --out, so that the first is not lost")
-    chain = Chain.of_bundle(asked.bundle)
+    rules = read_bundle_manifest(asked.bundle).decision
+    threshold = rules.severe_threshold
+    if threshold is not None and asked.operating_point is None:
+        raise TrainingError(
+            f"{asked.bundle} calls C or D from a score of {threshold:g}, which was chosen on scores as they were; give "
+            "--operating-point to choose it anew, or --no-operating-point to go by the likeliest grade"
+        )
     rows = read_manifest(asked.data)
     readers = asked.readers or readers_of(rows)
     absent = sorted(set(readers) - set(rows["reader"]))
@@ -65,6 +73,7 @@ def recalibrate(asked: Recalibration, *, device: str = "auto") -> Manifest:
         raise LabelError(f"{asked.data} has no labels of {', '.join(absent)}; its readers are {there}")
     mine = rows[rows["reader"].isin(readers)]
     _need_grades(mine, asked.data)
+    chain = Chain.of_bundle(asked.bundle)
     scores = _scores(asked, chain, rows, device)
     decision = fit_decision(
         scores,
@@ -72,10 +81,11 @@ def recalibrate(asked: Recalibration, *, device: str = "auto") -> Manifest:
         Asked(
             temperature=True,
             offsets=asked.offsets,
-            monotone_switch=chain.manifest.decision.monotone_switch,
-            operating_point=asked.operating_point,
+            monotone_switch=rules.monotone_switch,
+            operating_point=bool(asked.operating_point),
             abstain=True,
         ),
+        before=replace(Decision.of_manifest(chain.manifest), severe_threshold=None),
     )
     if asked.operating_point and decision.severe_threshold is None:
         raise TrainingError(f"no operating point: {decision.fitted['operating_point']['sentence']}")

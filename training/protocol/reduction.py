@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import pandas as pd
+
 from training.recipes import Recipe, Stage, StageRecipe, scaled
 
 FEWEST_PATIENTS: Final = 30
@@ -37,6 +39,15 @@ def kept_groups(groups: Sequence[str], share: float, *, fewest: int, seed: int) 
     """Patients a reduced run keeps: a share, ``fewest`` at least, chosen by the hash of their names."""
     order = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).hexdigest())
     return set(order[: max(fewest, round(share * len(order)))])
+
+
+def taking_part(rows: pd.DataFrame, recipe: Recipe, seed: int) -> pd.DataFrame:
+    """The rows of a label manifest whose patients take part: a share of them when the run is reduced."""
+    if recipe.scale >= 1:
+        return rows
+    groups = sorted(set(rows["split_group"]))
+    kept = kept_groups(groups, recipe.scale, fewest=max(FEWEST_PATIENTS, recipe.folds), seed=seed)
+    return rows[rows["split_group"].isin(kept)]
 
 
 def _fewer_slices(part: StageRecipe, epoch: float, share: float) -> StageRecipe:

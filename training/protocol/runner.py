@@ -43,7 +43,7 @@ from training.protocol.decisions import DECISION_NAME, decide, needs_validation,
 from training.protocol.folds import Fold, as_table, need_classes, split
 from training.protocol.predict import Chain, Wanted, predict
 from training.protocol.ranks import leads
-from training.protocol.reduction import FEWEST_PATIENTS, kept_groups
+from training.protocol.reduction import taking_part
 from training.protocol.runs import Request
 from training.protocol.transfer import write_transfer
 from training.recipes import Recipe, Stage, StageRecipe
@@ -100,7 +100,10 @@ def run(request: Request, machine: Machine, cache: Path) -> Path:
 def gather(request: Request, cache: Path, workers: int) -> Material:
     """Labels, images and folds, checked as a whole before anything is trained. Raises TrainingError, LabelError."""
     recipe = request.recipe
-    rows = _taking_part(read_manifest(request.data), request)
+    whole = read_manifest(request.data)
+    rows = taking_part(whole, recipe, request.seed)
+    if len(rows) < len(whole):
+        log.info("reduced run: %d of %d patients", rows["split_group"].nunique(), whole["split_group"].nunique())
     readers = request.readers or readers_of(rows)
     store = open_store(rows, request.data, cache, workers=workers)
     pooled = labelled(rows, store, CONSENSUS, readers)
@@ -238,18 +241,6 @@ def _conclude(request: Request, units: Sequence[tuple[str, Fold]]) -> Path:
     counts = whole.groupby("model").size()
     runs.finish(request.out, {"slices": {str(name): int(n) for name, n in counts.items()}, "units": len(units)})
     return path
-
-
-def _taking_part(rows: pd.DataFrame, request: Request) -> pd.DataFrame:
-    """The rows of the patients that take part: a share of them when the run is reduced."""
-    recipe = request.recipe
-    if recipe.scale >= 1:
-        return rows
-    kept = kept_groups(
-        sorted(set(rows["split_group"])), recipe.scale, fewest=max(FEWEST_PATIENTS, recipe.folds), seed=request.seed
-    )
-    log.info("reduced run: %d of %d patients", len(kept), rows["split_group"].nunique())
-    return rows[rows["split_group"].isin(kept)]
 
 
 def _need_level(slices: Sequence[LabelledSlice], level: str, chain: str) -> None:

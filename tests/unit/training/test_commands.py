@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from stenosis_node.errors import BundleError
 from stenosis_node.grading.manifest import Manifest, read_manifest
 from training.cli import app
-from training.export import write_untrained_bundle
+from training.export import figures_for, write_untrained_bundle
 from training.learning.errors import TrainingError
 from training.measured import chain_name, figures_of, reader_agreement, study_level, weights_mark
 from training.model_card import model_card
@@ -64,6 +64,7 @@ def _evaluation(folder: Path, chain: str) -> Path:
         ],
     }
     path = folder / "evaluation.json"
+    folder.mkdir(exist_ok=True)
     path.write_text(json.dumps(tree), encoding="utf-8")
     return path
 
@@ -89,6 +90,25 @@ def test_figures_are_taken_from_an_evaluation_of_these_weights_alone(tmp_path: P
     assert weights_mark(other) != weights_mark(manifest)
     with pytest.raises(TrainingError, match="was not measured on these weights and rules"):
         figures_of(path, other)
+
+
+def test_labels_a_bundle_was_made_from_are_no_test(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    bare = write_untrained_bundle(folder)
+    evaluation = _evaluation(tmp_path / "evaluation", chain_name(bare))
+    done = run.invoke(
+        app, ["export", "--bundle", str(folder), "--evaluation", str(evaluation), "--out", str(tmp_path / "apart")]
+    )
+    assert done.exit_code == 0, done.output
+    apart = read_manifest(tmp_path / "apart")
+    assert apart.metrics["held_out"]
+    assert apart.metrics["study_level"]["source"] == "simulated studies"  # type: ignore[index,call-overload]
+
+    data = bare.training_data.model_copy(update={"id": f"labels-{'0' * 12}"})
+    learnt = bare.model_copy(update={"training_data": data})
+    metrics = figures_for(learnt, _evaluation(tmp_path / "again", chain_name(learnt)), None)
+    assert set(metrics) == {"learnt_from"}
+    assert "no test" in model_card(learnt.model_copy(update={"metrics": metrics}))
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, manifest: Manifest) -> None:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from stenosis_node.grading.bundle import read_bundle, write_bundle
+from stenosis_node.grading.manifest import Calibration, DecisionRules
 from stenosis_node.grading.manifest import read_manifest as read_bundle_manifest
 from training.calibration.temperature import at_temperature
 from training.cli import app
 from training.evaluation.predictions import P_GRADE, read_predictions, write_predictions
 from training.export import write_untrained_bundle
+from training.measured import chain_name
 from training.protocol import recalibrate as module
 
 run = CliRunner()
@@ -74,6 +77,31 @@ def test_the_networks_stay_and_the_borders_move(few_phantoms: Path, bundle: Path
     code, text = calibrate(bundle, few_phantoms, tmp_path / "plain", leaning, "--no-offsets")
     assert code == 0, text
     assert not any(read_bundle_manifest(tmp_path / "plain").calibration.grade_offsets)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_what_is_not_asked_for_stays(few_phantoms: Path, bundle: Path, scores: Path, tmp_path: Path) -> None:
+    manifest, networks = read_bundle(bundle)
+    rules = DecisionRules(monotone_switch=True, contradiction=0.8, severe_threshold=0.2)
+    shifted = Calibration(grade_temperature=1.3, grade_offsets=(0.0, 1.0, 1.0, 1.0))
+    ruled = manifest.model_copy(update={"decision": rules, "calibration": shifted})
+    write_bundle(tmp_path / "ruled", networks, ruled, card="")
+    table = read_predictions(scores).assign(model=chain_name(read_bundle_manifest(tmp_path / "ruled")))
+    write_predictions(table, tmp_path / "scores.parquet")
+
+    code, text = calibrate(tmp_path / "ruled", few_phantoms, tmp_path / "new", tmp_path / "scores.parquet")
+    assert code == 1
+    assert "calls C or D from a score of 0.2" in text
+    code, text = calibrate(
+        tmp_path / "ruled", few_phantoms, tmp_path / "new", tmp_path / "scores.parquet", "--no-operating-point",
+        "--no-offsets",
+    )  # fmt: skip
+    assert code == 0, text
+    new = read_bundle_manifest(tmp_path / "new")
+    assert new.decision == DecisionRules(monotone_switch=True, contradiction=0.8)
+    assert new.calibration.grade_offsets == shifted.grade_offsets
+    assert new.calibration.grade_temperature == shifted.grade_temperature
+    assert new.calibration.classify_temperature != 1.0
 
 
 @pytest.mark.usefixtures("few_suffice")

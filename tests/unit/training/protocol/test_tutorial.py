@@ -52,5 +52,5 @@ def test_the_commands_of_the_page_lead_to_the_end(researcher: Path) -> None:
         assert done.exit_code == 0, (program, verb, arguments, done.output[-2000:], done.exception)
     assert (researcher / "evaluation" / "evaluation.html").is_file()
     manifest = json.loads((researcher / "bundle" / "manifest.json").read_text())
-    assert manifest["metrics"]["held_out"]
+    assert set(manifest["metrics"]) == {"learnt_from"}  # the page measures on the labels it trained on, and says so
     assert list((researcher / "graded").rglob("report.html"))
