@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stenosis_node.cli.audited import audited
 from stenosis_node.cli.jobs import open_store
 from stenosis_node.cli.options import AsJson, ConfigPath, load_config
 from stenosis_node.cli.outcome import ExitCode
@@ -28,7 +30,8 @@ def fsck(
     settings = load_config(config)
     from stenosis_node.work.reconcile import reconcile
 
-    with open_store(settings) as store:
+    what = " ".join(("fsck", "--repair", *(("--deep",) if deep else ())))
+    with open_store(settings) as store, audited(settings, what) if repair else nullcontext():
         found = reconcile(settings, store, deep=deep, repair=repair)
     if as_json:
         print_json({**plain(found), "problems": len(found.problems)})

@@ -196,6 +196,8 @@ class Retention(Section):
     instances_days: Annotated[float, Field(ge=0)] = 7
     """Received instances of a finished study are deleted after this many days."""
     documents_days: Annotated[float, Field(ge=0)] = 90
+    quarantine_days: Annotated[float, Field(ge=0)] = 30
+    """Received bytes that could not be kept as instances are deleted after this many days."""
 
 
 class Audit(Section):

@@ -14,7 +14,7 @@ from stenosis_node.audit import AuditTrail
 from stenosis_node.config import Config
 from stenosis_node.errors import NodeError
 from stenosis_node.jobs import JobStore
-from stenosis_node.spool import Spool
+from stenosis_node.spool import Spool, clear_quarantine
 from stenosis_node.work.adopt import adopt
 from stenosis_node.work.auditing import deleted_parts
 
@@ -23,6 +23,10 @@ log = logging.getLogger("stenosis_node.node")
 
 PURGE_EVERY_S: Final = 15.0
 """Also the longest time that bytes which can never be graded stay after their study was closed."""
+
+
+CLEAR_EVERY_S: Final = 60.0
+"""How long a broken sender may fill the quarantine before it is brought back to its limit."""
 
 
 RESENT_WITHIN: Final = timedelta(hours=1)
@@ -44,6 +48,23 @@ def purge(config: Config, spool: Spool, store: JobStore, trail: AuditTrail) -> N
         log.info("%d instances and %d results deleted", deleted, len(due.result_keys), extra={"event": "purged"})
 
 
+def clear(config: Config, spool: Spool) -> None:
+    """Delete what lay in the quarantine for its time, and the oldest when it takes too much of the disk."""
+    days = config.retention.quarantine_days
+    cleared = clear_quarantine(spool.root, before=datetime.now(UTC) - timedelta(days=days))
+    if cleared.expired:
+        log.info(
+            "%d files deleted that were in the quarantine for %g days", cleared.expired, days,
+            extra={"event": "quarantine_expired"},
+        )  # fmt: skip
+    if cleared.crowded_out:
+        log.warning(
+            "the quarantine took more than %d MB of the disk: the oldest %d files are deleted before their time; "
+            "'stenosis-node fsck' says why those that are left could not be kept",
+            cleared.limit_bytes >> 20, cleared.crowded_out, extra={"event": "quarantine_full"},
+        )  # fmt: skip
+
+
 @contextmanager
 def chores(config: Config, spool: Spool, store: JobStore, trail: AuditTrail) -> Iterator[None]:
     """Run the chores on a schedule until the block ends; the first time at once."""
@@ -60,9 +81,16 @@ def chores(config: Config, spool: Spool, store: JobStore, trail: AuditTrail) -> 
         except NodeError as error:
             log.warning("deletion put off: %s", error, extra={"event": "purge_failed"})
 
+    def clear_safely() -> None:
+        try:
+            clear(config, spool)
+        except NodeError as error:
+            log.warning("quarantine not cleared: %s", error, extra={"event": "clear_failed"})
+
     scheduler = BackgroundScheduler(timezone=UTC)
     scheduler.add_job(purge_safely, "interval", seconds=PURGE_EVERY_S, next_run_time=datetime.now(UTC), coalesce=True)
     scheduler.add_job(adopt_safely, "interval", minutes=15, next_run_time=datetime.now(UTC), coalesce=True)
+    scheduler.add_job(clear_safely, "interval", seconds=CLEAR_EVERY_S, next_run_time=datetime.now(UTC), coalesce=True)
     scheduler.start()
     try:
         yield

@@ -17,16 +17,19 @@ from __future__ import annotations
 from stenosis_node.spool.documents import documents_in
 from stenosis_node.spool.files import Chunk, least_free_bytes
 from stenosis_node.spool.looking import Leftovers, holder, instances_in, leftovers
+from stenosis_node.spool.quarantine import Cleared, clear_quarantine
 from stenosis_node.spool.store import UID, Arriving, PutOutcome, PutResult, Spool
 
 __all__ = [
     "UID",
     "Arriving",
     "Chunk",
+    "Cleared",
     "Leftovers",
     "PutOutcome",
     "PutResult",
     "Spool",
+    "clear_quarantine",
     "documents_in",
     "holder",
     "instances_in",

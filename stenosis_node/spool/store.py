@@ -106,8 +106,9 @@ class Spool:
         descriptor = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not lock(descriptor, fcntl.LOCK_EX, tries=5):  # whoever asks for the holder has it for an instant
+                who = owner(descriptor) or "unknown"
                 raise ConfigError(
-                    f"spool: another 'serve' (process {owner(descriptor) or 'unknown'}) uses {self.root}; "
+                    f"spool: another 'serve' or 'fsck --repair' (process {who}) uses {self.root}; "
                     "stop it or choose another spool"
                 )
             os.ftruncate(descriptor, 0)

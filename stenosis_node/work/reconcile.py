@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,7 +18,7 @@ from typing import Final
 
 from stenosis_node.config import Config
 from stenosis_node.domain import JobState
-from stenosis_node.errors import PermanentError
+from stenosis_node.errors import ConfigError, PermanentError
 from stenosis_node.jobs import FileRow, JobStore, ResultRow
 from stenosis_node.spool import Leftovers, Spool, documents_in, holder, instances_in, leftovers
 from stenosis_node.wire.part10 import UnreadableFile, read_file_meta
@@ -64,7 +65,7 @@ class Reconciliation:
     """What was looked at, and what was found."""
 
     running: int | None
-    """Process of the ``serve`` on this spool; then only repairs are done that do not disturb it."""
+    """Process that holds the spool, 0 when unknown: then only repairs are done that do not disturb a ``serve``."""
     deep: bool
     files: int
     rows: int
@@ -82,21 +83,47 @@ def reconcile(
 ) -> Reconciliation:
     """Compare, and with ``repair`` put right what can be put right without loss.
 
+    A repair holds the spool to its end where no ``serve`` does: one that is started meanwhile is refused and names
+    this process.
+
     deep    read every file and compare it with its sha256
     raises  TransientError when the disk or the database does not answer; what was repaired until then stays so
     """
-    return _Reconciler(config, store, deep=deep, repair=repair, now=now or datetime.now(UTC)).run()
+    now = now or datetime.now(UTC)
+    if not repair:
+        return _Reconciler(config, store, None, running=holder(config.spool), deep=deep, now=now).run()
+    spool = Spool(config.spool)
+    with _held(spool) as running:
+        return _Reconciler(config, store, spool, running=running, deep=deep, now=now).run()
+
+
+@contextmanager
+def _held(spool: Spool) -> Iterator[int | None]:
+    """Let no ``serve`` start until the block ends. The process that holds the spool already, None when none does."""
+    with ExitStack() as stack:
+        running = None
+        try:
+            stack.enter_context(spool.hold())
+        except ConfigError:
+            running = holder(spool.root) or 0  # one that has gone since is taken for running: less is repaired
+        yield running
 
 
 class _Reconciler:
-    def __init__(self, config: Config, store: JobStore, *, deep: bool, repair: bool, now: datetime) -> None:
+    def __init__(
+        self, config: Config, store: JobStore, spool: Spool | None, *, running: int | None, deep: bool, now: datetime
+    ) -> None:
+        """
+        spool    None: nothing is repaired
+        running  process that holds the spool, None for this one or none
+        """
         self._config = config
         self._root = config.spool
         self._store = store
         self._deep = deep
         self._now = now
-        self._running = holder(self._root)
-        self._spool = Spool(self._root) if repair else None
+        self._running = running
+        self._spool = spool
         self._files = self._rows = self._results = 0
 
     def run(self) -> Reconciliation:
@@ -120,7 +147,7 @@ class _Reconciler:
 
     @property
     def _may_touch_all(self) -> bool:
-        """No worker can be in the middle of anything."""
+        """No worker can be in the middle of anything: the spool is held."""
         return self._spool is not None and self._running is None
 
     def _is_settled(self, relative: Path) -> bool:
@@ -146,7 +173,9 @@ class _Reconciler:
         lost = [one.about for one in found if one.kind is FindingKind.FILE_WITHOUT_ROW]
         if self._spool is None or not lost:
             return found
-        adopt(self._config, self._spool, self._store, before=self._now - (YOUNG if self._running else timedelta()))
+        adopt(
+            self._config, self._spool, self._store, before=self._now - (timedelta() if self._running is None else YOUNG)
+        )
         taken: set[str] = set()
         for batch in batches(map(Path, lost)):
             taken |= self._store.known_paths(batch)
@@ -286,8 +315,7 @@ class _Reconciler:
     def _others(self, lying: Leftovers) -> Iterator[Finding]:
         swept = False
         if self._spool is not None and self._may_touch_all and lying.temporary:
-            with self._spool.hold():  # nobody starts while it is done
-                self._spool.sweep()
+            self._spool.sweep()
             swept = True
         for path in lying.temporary:
             if swept or self._is_settled(path):
@@ -311,7 +339,8 @@ class _Reconciler:
                 kind=FindingKind.QUARANTINED,
                 about=path.as_posix(),
                 sentence=_reason(self._root / path),
-                fix="look at it; delete it and the .txt beside it when it is of no use",
+                fix="look at it; delete it and the .txt beside it when it is of no use, or let the node do so after "
+                "retention.quarantine_days",
                 is_problem=False,
             )
 

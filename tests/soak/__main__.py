@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from stenosis_node.errors import NodeError
 from tests.soak import parts
-from tests.soak.invariant import Bytes, Verdict, check, settle
-from tests.soak.parts import Round
+from tests.soak.invariant import Bytes, Verdict, check, losses, settle
+from tests.soak.parts import CannotRun, Round
 from tests.soak.sender import Sender
 from tests.soak.servers import PostgreSQL, RecordingPacs, SoakNode
 
 PARTS = ("points", "kills", "disk", "database", "pacs", "line")
+DISKS = {"sqlite": ("spool", "documents", "database"), "postgresql": ("spool", "documents")}
+"""What may be on a full disk, by database: PostgreSQL ends by itself when its own disk is full."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,26 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.database}, fast path {'on' if self.fast_path else 'off'}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that was asked for."""
+
+    name: str
+    variant: Variant
+    work: Callable[[Round], None]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.variant})"
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A part that did not run to its end."""
+
+    part: Part
+    why: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +112,8 @@ def run(name: str, variant: Variant, work: Callable[[Round], None], seen: Bytes,
             settle(a_round.node, a_round.sender)
             verdict = check(a_round.node, a_round.sender, a_round.pacs, seen)
             verdict.violations += after_rest(a_round)
+            if not verdict.acknowledged:
+                verdict.violations.append("no instance was acknowledged: this run shows nothing")
         except AssertionError as error:
             verdict = Verdict()
             with contextlib.suppress(NodeError):  # what it wrote may be on a disk that is gone by now
@@ -101,13 +127,16 @@ def run(name: str, variant: Variant, work: Callable[[Round], None], seen: Bytes,
 
 
 def after_rest(a_round: Round) -> list[str]:
-    """What fsck finds in a node that stopped in order and was repaired; nothing is right."""
-    a_round.node.stop()
-    a_round.node.fsck("--repair")
-    found = a_round.node.fsck("--deep", "--json")
-    if found.returncode == 0:
-        return []
-    return [f"fsck: {one}" for one in json.loads(found.stdout or '{"findings": ["no answer"]}')["findings"]][:10]
+    """What is lost in a node that stopped in order, and what a repair leaves behind.
+
+    Losses are looked for before the repair, which writes some of them down and then finds nothing any more.
+    """
+    node = a_round.node
+    node.stop()
+    wrong = losses(node.findings("--deep"), a_round.sender.acknowledged)
+    node.findings("--deep", "--repair")
+    left = [one for one in node.findings("--deep") if one["is_problem"]]
+    return wrong + [f"fsck, after a repair: {one['about']}: {one['sentence']}" for one in left]
 
 
 def started(work: Callable[[Round], None]) -> Callable[[Round], None]:
@@ -137,7 +166,16 @@ def full_disk_of(what: str, seconds: float) -> Callable[[Round], None]:
     return work
 
 
-def plan(options: argparse.Namespace) -> Iterator[tuple[str, Variant, Callable[[Round], None]]]:
+def kills_within(seconds: float, kills: int, longest_s: float) -> Callable[[Round], None]:
+    """SIGKILLs; their time begins with the part."""
+
+    def work(a_round: Round) -> None:
+        parts.kill_at_random(a_round, kills, until=time.monotonic() + seconds, longest_s=longest_s)
+
+    return work
+
+
+def plan(options: argparse.Namespace) -> Iterator[Part]:
     """The parts in order."""
     only = set(options.only or PARTS)
     databases = options.database or ["sqlite", "postgresql"]
@@ -146,21 +184,40 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, Variant, Callable[[
     share = max(1, options.kills // len(variants))
     for variant in variants:
         if "points" in only:
-            yield "points", variant, started(parts.kill_at_points)
+            yield Part("points", variant, started(parts.kill_at_points))
         if "kills" in only:
-            until = time.monotonic() + 60 * options.minutes / len(variants) if options.minutes else float("inf")
-            killing = partial(parts.kill_at_random, kills=share, until=until, longest_s=options.pause)
-            yield "kills", variant, started(killing)
-        if "disk" in only and variant.database == "sqlite":
-            for what in ("spool", "documents", "database"):
-                yield f"disk full: {what}", variant, full_disk_of(what, options.seconds)
+            seconds = 60 * options.minutes / len(variants) if options.minutes else float("inf")
+            yield Part("kills", variant, started(kills_within(seconds, share, options.pause)))
+        if "disk" in only:
+            for what in DISKS[variant.database]:
+                yield Part(f"disk full: {what}", variant, full_disk_of(what, options.seconds))
         if "database" in only:
             away = parts.database_locked if variant.database == "sqlite" else parts.database_gone
-            yield "database away", variant, started(partial(away, seconds=options.seconds))
+            yield Part("database away", variant, started(partial(away, seconds=options.seconds)))
         if "pacs" in only:
-            yield "PACS in trouble", variant, started(partial(parts.pacs_in_trouble, seconds=options.seconds / 2))
+            trouble = partial(parts.pacs_in_trouble, seconds=options.seconds / 2)
+            yield Part("PACS in trouble", variant, started(trouble))
         if "line" in only:
-            yield "line cut", variant, started(partial(parts.line_cut, cuts=options.cuts))
+            yield Part("line cut", variant, started(partial(parts.line_cut, cuts=options.cuts)))
+
+
+def carry_out(planned: Sequence[Part], one: Callable[[int, Part], Row]) -> tuple[list[Row], list[Missed]]:
+    """Every part in turn, also after one that cannot run; what did not run to its end, and why."""
+    rows: list[Row] = []
+    missed: list[Missed] = []
+    for number, part in enumerate(planned):
+        try:
+            rows.append(one(number, part))
+        except (CannotRun, pytest.skip.Exception, pytest.fail.Exception) as error:  # the latter for a missing program
+            missed.append(Missed(part, str(error)))
+            say(f"  SKIPPED: {error}")
+        except KeyboardInterrupt:
+            missed += [Missed(left, "interrupted") for left in planned[number:]]
+            break
+        except Exception as error:
+            traceback.print_exc()
+            missed.append(Missed(part, f"broke off: {error!r}"[:500]))
+    return rows, missed
 
 
 def table(rows: list[Row]) -> str:
@@ -178,7 +235,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    """Exit code 0 when nothing was violated."""
+    """Exit code 0 when everything that was asked for ran, and nothing was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--kills", type=int, default=2000, help="SIGKILLs in all, shared by the variants")
@@ -192,24 +249,25 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the spools go and stay; default: a temporary folder")
     options = parser.parse_args()
 
-    rows: list[Row] = []
     seen = Bytes()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for number, (name, variant, work) in enumerate(plan(options)):
-                where = folder / f"{number:02d}"
-                rows.append(run(name, variant, work, seen, folder=where, seed=options.seed + number))
-        except (KeyboardInterrupt, PermissionError) as error:
-            say(f"stopped: {error or 'interrupted'}")
+
+        def one(number: int, part: Part) -> Row:
+            where = folder / f"{number:02d}"
+            return run(part.name, part.variant, part.work, seen, folder=where, seed=options.seed + number)
+
+        rows, missed = carry_out(list(plan(options)), one)
         print("\n" + table(rows) + "\n")
     bad = sum(len(row.verdict.violations) for row in rows)
     total = sum(row.verdict.acknowledged for row in rows)
     print(
         f"{sum(row.kills for row in rows)} kills, {total} instances acknowledged, {bad} violations, seed {options.seed}"
     )
-    return 1 if bad else 0
+    for left in missed:
+        print(f"NOT RUN: {left.part}: {left.why}")
+    return 0 if rows and not bad and not missed else 1
 
 
 if __name__ == "__main__":

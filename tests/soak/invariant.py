@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState
 from stenosis_node.jobs import JobDetail
@@ -51,6 +54,23 @@ def settle(node: SoakNode, sender: Sender, *, limit_s: float = 600) -> None:
     wait_until(done, limit_s=limit_s, what="every job is terminal", log=node.log)
 
 
+LEFT_BY_A_CRASH = ("file-without-row", "unreadable-file")
+"""Kinds of fsck's problems that are none while nobody was told that the instance is kept."""
+
+
+def losses(findings: Iterable[Mapping[str, Any]], acknowledged: Container[str]) -> list[str]:
+    """What is lost or damaged according to ``fsck --json`` without ``--repair``.
+
+    acknowledged  SOP Instance UIDs
+    """
+    return [
+        f"fsck: {one['about']}: {one['sentence']}"
+        for one in findings
+        if one["is_problem"]
+        and (one["kind"] not in LEFT_BY_A_CRASH or PurePosixPath(one["about"]).stem in acknowledged)
+    ]
+
+
 def check(node: SoakNode, sender: Sender, pacs: RecordingPacs, seen: Bytes) -> Verdict:
     """From the PACS's bytes, the database, the spool and the sender's list."""
     verdict = Verdict(acknowledged=len(sender.acknowledged))
@@ -90,7 +110,7 @@ def check(node: SoakNode, sender: Sender, pacs: RecordingPacs, seen: Bytes) -> V
 
 
 def _check_result(detail: JobDetail, held: set[str], of_class: dict[str, str]) -> list[str]:
-    """The latest result is there once, and nothing that is of no result."""
+    """The latest result is there, whole and once, and nothing that is of no result."""
     study = detail.job.study_instance_uid
     if detail.job.state is not JobState.DELIVERED:
         return [f"study {study} ended {detail.job.state}: {detail.job.message}"]
@@ -102,11 +122,15 @@ def _check_result(detail: JobDetail, held: set[str], of_class: dict[str, str]) -
     reports = {row.sop_instance_uid for row in latest.documents if row.kind is DocumentKind.SR} & held
     if len(reports) != 1:
         wrong.append(f"study {study}: {len(reports)} reports of the latest result at the PACS")
+    # the PACS is the only peer, and nothing is made that no peer gets; of the report it gets one class
+    others = {row.sop_instance_uid for row in latest.documents if row.kind is not DocumentKind.SR}
+    if missing := others - held:
+        wrong.append(f"study {study}: {len(missing)} captures or presentation states of the latest result never came")
     for delivery in detail.deliveries:
         if delivery.state is DeliveryState.DELIVERED:
             confirmed = {receipt.sop_instance_uid for receipt in delivery.receipts if receipt.confirmed}
-            if missing := confirmed - held:
-                wrong.append(f"study {study}: {len(missing)} confirmed documents never arrived")
+            if never := confirmed - held:
+                wrong.append(f"study {study}: {len(never)} confirmed documents never arrived")
     n_reports = sum(of_class[uid] in SR_CLASSES for uid in held)
     if n_reports > len(detail.results):
         wrong.append(f"study {study}: {n_reports} reports for {len(detail.results)} results")

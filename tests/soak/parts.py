@@ -67,6 +67,10 @@ class Round:
     hits: int = 0
 
 
+class CannotRun(Exception):
+    """This machine or this user cannot do what a part needs."""
+
+
 @contextlib.contextmanager
 def revived(a_round: Round) -> Iterator[None]:
     """Afterwards serve runs, whatever was done to it."""
@@ -115,7 +119,10 @@ def _wait_for_progress(a_round: Round) -> None:
 
 
 def kill_at_random(a_round: Round, kills: int, *, until: float = float("inf"), longest_s: float = 5.0) -> None:
-    """SIGKILL to a random process at random times, serve itself every now and then. ``until`` is a monotonic time."""
+    """SIGKILL to a random process at random times, serve itself every now and then. ``until`` is a monotonic time.
+
+    AssertionError when there was no time for a single one.
+    """
     node, rng = a_round.node, a_round.rng
     with Stream(a_round.sender):
         while a_round.kills < kills and time.monotonic() < until:
@@ -137,16 +144,19 @@ def kill_at_random(a_round: Round, kills: int, *, until: float = float("inf"), l
                 node.revive()
         node.revive()
         wait_until(lambda: len(node.processes()) == 4, limit_s=60, what="every process runs", log=node.log)
+    assert a_round.kills, "no process was killed in the time that was given"
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, *, mb: int) -> Iterator[Path]:
-    """A file system of its own at ``folder``. PermissionError when this user may not mount one."""
+    """A file system of its own at ``folder``. CannotRun when this user may not mount one."""
     if os.geteuid() != 0:
-        raise PermissionError("mounting a small disk needs root")
+        raise CannotRun("mounting a small disk needs root")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [require_tool("mount", "mount"), "-t", "tmpfs", "-o", f"size={mb}m,mode=0700", "tmpfs", str(folder)]
-    subprocess.run(command, check=True)
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:  # root in a container may not either
+        raise CannotRun(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:

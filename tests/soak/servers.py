@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -85,11 +86,16 @@ class SoakNode(Node):
     def _environment(self) -> dict[str, str]:
         return {**super()._environment(), "PYTHONPATH": f"{STANDIN}:{REPOSITORY}", **self.environment}
 
-    def fsck(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*CLI, "fsck", "--config", str(self.config), *arguments],
+    def findings(self, *arguments: str) -> list[dict[str, Any]]:
+        """What ``fsck`` finds. AssertionError when it cannot say."""
+        done = subprocess.run(
+            [*CLI, "fsck", "--config", str(self.config), "--json", *arguments],
             capture_output=True, text=True, timeout=600, env=self._environment(), check=False,
         )  # fmt: skip
+        assert done.returncode in (0, 1), f"fsck ended with {done.returncode}: {done.stderr[-2000:]}"
+        assert done.stdout, f"fsck gave no answer: {done.stderr[-2000:]}"
+        found: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+        return found
 
 
 class RecordingPacs:

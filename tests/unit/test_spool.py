@@ -345,9 +345,10 @@ def test_a_spool_is_held_by_one_process(spool: Spool) -> None:
 
     with spool.hold():
         refused = other()
-        with pytest.raises(ConfigError, match=f"another 'serve' \\(process {os.getpid()}\\)"), spool.hold():
+        who = f"another 'serve' or 'fsck --repair' \\(process {os.getpid()}\\)"
+        with pytest.raises(ConfigError, match=who), spool.hold():
             pass
-    assert f"spool: another 'serve' (process {os.getpid()}) uses {spool.root}" in refused.stderr
+    assert f"spool: another 'serve' or 'fsck --repair' (process {os.getpid()}) uses {spool.root}" in refused.stderr
     assert other().stdout == "held\n"
 
 

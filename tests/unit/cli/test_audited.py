@@ -62,8 +62,30 @@ def test_what_was_tried_and_failed_is_recorded_too(run: Run, config: Path) -> No
     assert failed.findtext("EventIdentification/EventOutcomeDescription")
 
 
+def test_a_repair_of_the_spool_is_recorded_whatever_it_leaves(run: Run, config: Path) -> None:
+    for options in (("--repair",), ("--repair", "--deep")):
+        assert run("fsck", *options, "-c", config).code == 1  # images of the queue are not there
+
+    found = messages(config)
+
+    assert [(event_of(one), outcome_of(one), said(one)) for one in found] == [
+        ("110113 110132", 0, "fsck --repair"),
+        ("110113 110132", 0, "fsck --repair --deep"),
+    ]
+
+
+def test_nothing_is_repaired_that_cannot_be_recorded(run: Run, config: Path) -> None:
+    (config.parent / "spool" / "instances").mkdir()
+    left = config.parent / "spool" / "instances" / ".tmp-1"
+    left.touch()
+    config.write_text(config.read_text() + '[audit]\nfile = "/proc/audit.log"\n')
+
+    assert "audit.file: /proc/audit.log cannot be written" in run("fsck", "--repair", "-c", config).err
+    assert left.exists()
+
+
 def test_looking_at_the_queue_is_not(run: Run, config: Path) -> None:
-    for command in (("jobs",), ("job", "1"), ("peers",), ("retry", "99")):
+    for command in (("jobs",), ("job", "1"), ("peers",), ("retry", "99"), ("fsck", "--deep")):
         run(*command, "-c", config)
     assert not (config.parent / "spool" / "audit.log").exists()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from stenosis_node.config import Config
 from stenosis_node.domain import Document, DocumentKind, JobState
-from stenosis_node.jobs import DocumentRow, JobStore, PeerSpec
+from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.jobs import DocumentRow, FileRow, JobStore, PeerSpec
 from stenosis_node.spool import Spool
 from stenosis_node.work.reconcile import FindingKind, Reconciliation, reconcile
 from tests.unit.work.conftest import EXPLICIT, put
@@ -83,6 +87,53 @@ def test_beside_a_running_node_young_files_are_left_alone(config: Config, spool:
     assert found.running == os.getpid()
     assert [(one.about, one.repaired) for one in found.findings] == [(old.path.as_posix(), True)]
     assert store.known_paths([young.path, old.path]) == {old.path.as_posix()}
+
+
+def test_no_serve_starts_during_a_repair(
+    config: Config, spool: Spool, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def while_a_serve_starts() -> Iterator[FileRow]:
+        with pytest.raises(ConfigError) as error, Spool(config.spool).hold():
+            pass
+        refused.append(str(error.value))
+        return iter(())
+
+    monkeypatch.setattr(store, "expected_files", while_a_serve_starts)
+    spool.put_findings(CHOSEN, "{}")
+    (spool.root / "instances" / ".tmp-1").touch()
+
+    found = reconcile(config, store, repair=True)
+
+    assert f"process {os.getpid()}" in refused[0]
+    assert found.running is None
+    assert all(one.repaired for one in found.findings)
+    assert len(found.findings) == 2
+    with spool.hold():  # it is free again
+        pass
+
+
+def test_a_repair_that_fails_gives_the_spool_back(
+    config: Config, spool: Spool, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Iterator[FileRow]:
+        raise TransientError("the database does not answer")
+
+    monkeypatch.setattr(store, "expected_files", fail)
+    with pytest.raises(TransientError):
+        reconcile(config, store, repair=True)
+    with spool.hold():
+        pass
+
+
+def test_looking_holds_nothing(config: Config, spool: Spool, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def while_a_serve_starts() -> Iterator[FileRow]:
+        with spool.hold():
+            return iter(())
+
+    monkeypatch.setattr(store, "expected_files", while_a_serve_starts)
+    assert reconcile(config, store, deep=True).findings == ()
 
 
 def test_a_lost_file_is_a_problem_until_the_study_is_sent_again(config: Config, spool: Spool, store: JobStore) -> None:
