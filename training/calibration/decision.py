@@ -112,7 +112,7 @@ def fit_decision(
     asked: Asked,
     *,
     reader: str = "",
-    before: Decision = Decision(),  # noqa: B008  frozen
+    before: Decision = Decision(),
 ) -> Decision:
     """Fit what is asked for, on top of a decision that is there.
 

@@ -6,6 +6,8 @@ that :func:`may_train_on` allows.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 TRAINING_SEEDS: Final = range(800_000)
@@ -26,3 +28,12 @@ RESERVED_SEEDS: Final = (TEST_SEEDS, SHIFTED_TEST_SEEDS, range(SAMPLE_SEED, SAMP
 def may_train_on(seed: int) -> bool:
     """Whether a phantom of this seed may be shown to a network in training."""
     return not any(seed in reserved for reserved in RESERVED_SEEDS)
+
+
+_PATIENT: Final = re.compile(r"phantom-\d+-(\d+)-\d+")
+
+
+def reserved_patients(keys: Iterable[str]) -> list[str]:
+    """Of patient keys of a label manifest those of phantoms that no network may be trained or tuned on."""
+    found = {key: _PATIENT.fullmatch(key) for key in keys}
+    return sorted(key for key, match in found.items() if match is not None and not may_train_on(int(match[1])))

@@ -28,6 +28,7 @@ from training.measured import weights_mark
 from training.model_card import model_card
 from training.protocol.apart import predict_undecided
 from training.protocol.predict import Chain
+from training.protocol.runner import need_free_seeds
 from training.protocol.runs import digest_of, store_predictions
 
 FEWEST_GRADED: Final = 100
@@ -66,6 +67,7 @@ def recalibrate(asked: Recalibration, *, device: str = "auto") -> Manifest:
             "--operating-point to choose it anew, or --no-operating-point to go by the likeliest grade"
         )
     rows = read_manifest(asked.data)
+    need_free_seeds(rows, asked.data)
     readers = asked.readers or readers_of(rows)
     absent = sorted(set(readers) - set(rows["reader"]))
     if absent:

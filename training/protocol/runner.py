@@ -38,6 +38,7 @@ from training.learning.sampling import class_of, usable
 from training.learning.series import Key
 from training.learning.splitting import set_aside
 from training.learning.store import SliceStore, open_store
+from training.phantom.seeds import reserved_patients
 from training.protocol import runs
 from training.protocol.decisions import DECISION_NAME, decide, needs_validation, read_decision
 from training.protocol.folds import Fold, as_table, need_classes, split
@@ -104,6 +105,7 @@ def gather(request: Request, cache: Path, workers: int) -> Material:
     rows = taking_part(whole, recipe, request.seed)
     if len(rows) < len(whole):
         log.info("reduced run: %d of %d patients", rows["split_group"].nunique(), whole["split_group"].nunique())
+    need_free_seeds(rows, request.data)
     readers = request.readers or readers_of(rows)
     store = open_store(rows, request.data, cache, workers=workers)
     pooled = labelled(rows, store, CONSENSUS, readers)
@@ -119,6 +121,16 @@ def gather(request: Request, cache: Path, workers: int) -> Material:
         _need_level(slices, recipe.train_level, name)
         need_classes(folds, slices, name, recipe.train_level)
     return Material(rows, store, readers, pooled, chains, folds)
+
+
+def need_free_seeds(rows: pd.DataFrame, data: Path) -> None:
+    """Raises TrainingError when a patient is of the phantoms that are kept for tests."""
+    reserved = reserved_patients(rows["patient_key"].unique())
+    if reserved:
+        raise TrainingError(
+            f"{data} has {len(reserved)} phantom patients of seeds that are kept for tests ({reserved[0]}, ..); draw "
+            "others (training/phantom/seeds.py lists the seeds)"
+        )
 
 
 def called_rootlet(

@@ -95,6 +95,16 @@ def test_a_killed_run_ends_with_the_predictions_of_one_that_was_not(
     )
 
 
+def test_phantoms_of_the_test_seeds_are_not_trained_on(few_phantoms: Path, tmp_path: Path) -> None:
+    rows = read_manifest(few_phantoms)
+    keys = rows["patient_key"].replace({"phantom-1": "phantom-2-900000-17"})
+    paths = [str(few_phantoms.parent / path) for path in rows["path"]]
+    write_manifest(rows.assign(patient_key=keys, split_group=keys, path=paths), tmp_path / "labels.csv")
+    code, text = outcome(command(tmp_path / "labels.csv", tmp_path / "run"))
+    assert code == 1
+    assert "has 1 phantom patients of seeds that are kept for tests (phantom-2-900000-17" in " ".join(text.split())
+
+
 def test_two_runners_do_not_share_a_folder(few_phantoms: Path, whole: Path) -> None:
     with sole_runner(whole):
         code, text = outcome(command(few_phantoms, whole))
