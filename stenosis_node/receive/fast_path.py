@@ -6,7 +6,7 @@ buffer, walks the command set and writes the response by hand. Negotiation is py
 policy is shared with the stock path: who is admitted (``OpenAssociations.admit``), which contexts are accepted, and
 what is done with a complete instance (``Intake.take``).
 
-The server asks :meth:`FastPath.serve` about each new connection. It looks at the A-ASSOCIATE-RQ without consuming it;
+The server asks :meth:`FastPath.serve` about each new connection and its A-ASSOCIATE-RQ, which is not consumed before;
 what it does not serve goes on to pynetdicom untouched: other services, other protocol versions, whatever is malformed.
 PDUs after PS3.8 section 9.3, command sets after PS3.7 annex E.
 """
@@ -47,7 +47,7 @@ log = logging.getLogger("stenosis_node.receive")
 Connection = PeerSocket | SecurePeerSocket
 
 MAX_REQUEST_BYTES: Final = 1 << 16
-"""Of an A-ASSOCIATE-RQ; what is longer cannot be looked at in the kernel's buffer and is left to pynetdicom."""
+"""Of an A-ASSOCIATE-RQ; what is longer is left to pynetdicom."""
 MAX_COMMAND_BYTES: Final = 1 << 14
 MIN_PDU_BYTES: Final = 1024
 """Our responses are shorter; a peer that takes less gets them in fragments, from pynetdicom."""
@@ -59,6 +59,8 @@ LINGER_S: Final = 0.5
 """A peer that is told of an end gets this long to hang up first."""
 
 A_ASSOCIATE_RQ_TYPE: Final = 1
+VERSION: Final = b"\0\1"
+"""Of the protocol: there is but one."""
 A_RELEASE_RQ: Final = 5
 A_ABORT: Final = 7
 A_RELEASE_RP: Final = b"\x06\0\0\0\0\x04\0\0\0\0"
@@ -121,16 +123,16 @@ class FastPath:
         self._intake = intake
         self._limit_s = limit_s
 
-    def serve(self, connection: Connection, address: str) -> bool:
+    def serve(self, connection: Connection, address: str, pdu: bytes) -> bool:
         """Serve a new connection until its association ends. False: nothing was read from it, and it is not for us.
 
+        ``pdu``: the first one, which came as a whole and is still to be read.
         The caller closes the connection. It may end the wait for the peer from another thread, by shutting down its
         reading side: the association is then aborted as soon as the instance at hand is answered.
         """
+        if pdu[0] != A_ASSOCIATE_RQ_TYPE or len(pdu) > MAX_REQUEST_BYTES or pdu[6:8] != VERSION:
+            return False
         try:
-            pdu = _peek_request(connection)
-            if pdu is None:
-                return False
             request = _decode(pdu)
             if request is None or not are_storage_only(request.presentation_context_definition_list):
                 return False
@@ -339,8 +341,10 @@ class _Association:
                     self._spill.append(self._incoming.meta())
             self._spill.append(self._buffer[2 : 2 + self._held])
             self._held = 0
-        except NodeError as error:
-            self._fault = error
+        except (NodeError, OSError) as error:
+            self._fault = (
+                error if isinstance(error, NodeError) else TransientError(f"the disk does not answer: {error}")
+            )
             self._drop()
 
     def _drop(self) -> None:
@@ -366,20 +370,6 @@ class _Association:
 
 
 # --------------------------------------------------------------------------- negotiation
-
-
-def _peek_request(connection: Connection) -> bytes | None:
-    """The A-ASSOCIATE-RQ, still to be read. None for anything else, EOFError when it does not come."""
-    head = connection.peek(HEAD_BYTES)
-    if len(head) < HEAD_BYTES:
-        raise EOFError("no association was asked for")
-    size = HEAD_BYTES + int.from_bytes(head[2:], "big")
-    if head[0] != A_ASSOCIATE_RQ_TYPE or size > MAX_REQUEST_BYTES:
-        return None
-    pdu = connection.peek(size)
-    if len(pdu) < size:
-        raise EOFError("the association request breaks off")
-    return pdu if pdu[6:8] == b"\x00\x01" else None  # the one version there is
 
 
 def _decode(pdu: bytes) -> A_ASSOCIATE | None:

@@ -21,7 +21,7 @@ from stenosis_node.config import Config
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from stenosis_node.errors import ConfigError, NodeError
 from stenosis_node.jobs import JobStore
-from stenosis_node.receive.access import Door
+from stenosis_node.receive.access import NO_REASON, SERVICE_USER, TRANSIENT, Admission, Door
 from stenosis_node.receive.associations import OpenAssociations
 from stenosis_node.receive.auditing import AssociationAudit
 from stenosis_node.receive.commitment import CommitmentReports
@@ -39,6 +39,9 @@ POSTPONE_EVERY_S: Final = 1.0
 POSTPONE_BY_S: Final = 3.0
 """A study with an open association stays open this much longer than the last tick."""
 STOP_S: Final = 5.0
+
+UNDECIDED: Final = Admission(False, TRANSIENT, SERVICE_USER, NO_REASON)
+"""The access rules could not be asked."""
 
 
 class Receiver:
@@ -139,6 +142,7 @@ class Receiver:
             (evt.EVT_N_EVENT_REPORT, self._reports.answer),
             (evt.EVT_RELEASED, lambda event: self._open.say_ended(event.assoc, "released")),
             (evt.EVT_ABORTED, lambda event: self._open.say_ended(event.assoc, "aborted")),
+            (evt.EVT_CONN_CLOSE, _stop_waiting),
         ]
         where = f"{self._rules.host} port {self._rules.port}"
         try:
@@ -169,21 +173,35 @@ class Receiver:
     # ----------------------------------------------------------------- associations
 
     def _on_requested(self, event: evt.Event) -> None:
-        """Admit or reject, and accept every storage context that is asked for."""
+        """Admit or reject, and accept every storage context that is asked for. What goes wrong here admits nobody.
+
+        pynetdicom swallows an exception of this handler and then accepts the association by itself.
+        """
+        try:
+            admission = self._admit(event)
+        except Exception:
+            log.exception("an association is rejected, for it could not be decided on", extra={"event": "admit_failed"})
+            admission = UNDECIDED
+        if not admission.accepted:
+            association = event.assoc
+            association.is_rejected = True
+            try:
+                association.acse.send_reject(admission.result, admission.source, admission.diagnostic)
+            finally:
+                association.kill()
+
+    def _admit(self, event: evt.Event) -> Admission:
         association = event.assoc
         request = cast(A_ASSOCIATE, association.requestor.primitive)
         where = association.requestor.address_info
         address = "an unknown address" if where is None else where.address
         calling = request.calling_ae_title
         admission = self._open.admit(association, called=request.called_ae_title, calling=calling, address=address)
-        if not admission.accepted:
-            association.acse.send_reject(admission.result, admission.source, admission.diagnostic)
-            association.is_rejected = True
-            association.kill()
-            return
-        association.acceptor.supported_contexts = supported_contexts(
-            _contexts(event), commitment_reports=self._reports.are_taken(association, calling)
-        )
+        if admission.accepted:
+            association.acceptor.supported_contexts = supported_contexts(
+                _contexts(event), commitment_reports=self._reports.are_taken(association, calling)
+            )
+        return admission
 
     def _keep_studies_open(self) -> None:
         """A study does not close under an association that still carries it."""
@@ -222,6 +240,16 @@ class Receiver:
 
 def _contexts(event: evt.Event) -> list[PresentationContext]:
     return cast(A_ASSOCIATE, event.assoc.requestor.primitive).presentation_context_definition_list
+
+
+def _stop_waiting(event: evt.Event) -> None:
+    """Wake the thread that waits for the request of a connection which is closed.
+
+    pynetdicom would let it wait until acse_timeout: whoever sends anything but a request, and hangs up, would hold the
+    place of a connection meanwhile. None is also what a wait that took too long ends with.
+    """
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
 
 
 def _silence_pynetdicom() -> None:

@@ -6,11 +6,14 @@ import contextlib
 import struct
 import time
 
+import pytest
+
 from tests.hostile.conftest import LONG
 from tests.hostile.datasets import instance, uid
 from tests.hostile.peer import ASSOCIATE_AC, SUCCESS, Caller, associated, latency_s, store_pdus
 from tests.hostile.target import MB, OBJECT_MB, Target
 from tests.unit.receive.raw_scu import A_ABORT, EXPLICIT, MR, associate_rq, c_store_rq, p_data
+from tests.unit.wire.test_framing import request_of
 
 PROPER = instance(EXPLICIT, 0)
 FLOOD = (1000 if LONG else 150) * MB
@@ -86,25 +89,25 @@ def test_too_large_an_object_is_refused_and_the_next_one_stored(target: Target) 
     assert target.stored(uid(0)) == [PROPER]
 
 
-def test_a_request_of_many_contexts(target: Target) -> None:
-    """As long as a request may be; others are served meanwhile."""
-    whole = associate_rq()
-    context = (
-        b"\x20\0\0\x2e\x01\0\0\0"
-        + struct.pack(">BBH", 0x30, 0, 17)
-        + b"1.2.840.10008.1.1"
-        + struct.pack(">BBH", 0x40, 0, 17)
-    )
-    many = context + b"1.2.840.10008.1.2"
-    many = b"\x20\0" + struct.pack(">H", len(many) - 4) + many[4:]
-    body = whole[6:74] + many * (900_000 // len(many)) + whole[74:]
-    with Caller(target.port) as caller:
+@pytest.mark.parametrize("contexts", [128, 129, 3000, 15_000])
+def test_a_request_of_many_contexts(target: Target, contexts: int) -> None:
+    """As many as there are context IDs, or more; others are served meanwhile."""
+    syntaxes = ["1.2.840.10008.1.2"] if contexts > 128 else [f"1.2.840.10008.1.2.4.{n}" for n in range(100, 160)]
+    request = request_of([("1.2.840.10008.1.1", syntaxes)] * contexts)
+    with Caller(target.port) as caller, associated(target.port) as other:
         begin = time.monotonic()
-        caller.send(b"\x01\0" + struct.pack(">L", len(body)) + body)
+        with contextlib.suppress(ConnectionError):
+            caller.send(request)
+        assert other.store(PROPER, uid(0)) == SUCCESS
+        served = time.monotonic() - begin
         caller.socket.settimeout(60)
-        caller.read_pdu()
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = caller.read_pdu()
         taken = time.monotonic() - begin
-        print(f"{target.name}: answered after {taken:.1f} s")
+        print(f"{target.name}: others served after {served:.2f} s, answered after {taken:.1f} s")
+        other.release()
+    assert answer[:1] == (b"\x02" if contexts == 128 else b"")
     assert taken < 60
     assert bounded(target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import subprocess
@@ -228,6 +229,24 @@ def test_endless_fragments_do_not_fill_the_memory(start_node: StartNode) -> None
         scu.send(p_data(1, 2, b""))
         assert b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\xa7" in scu.read_pdu()  # out of resources
     assert psutil.Process().memory_info().rss - memory < 30e6
+
+
+def test_a_disk_that_does_not_answer_refuses_one_instance(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a large one: its sender is told so, and goes on."""
+
+    def fail(folders: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("stenosis_node.receive.intake.least_free_bytes", fail)
+    pdus = p_data(1, 3, c_store_rq(MR, "1.2.3")) + p_data(1, 0, bytes(100_000)) * 60 + p_data(1, 2, b"")
+    with RawScu(node.port) as scu:
+        assert scu.associate()[0] == ACCEPTED
+        for _ in range(2):
+            scu.send(pdus)
+            assert b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\xa7" in scu.read_pdu()  # out of resources
+        scu.send(A_RELEASE_RQ)
+        assert scu.read_pdu()[0] == 6
+    assert not node.leftovers()
 
 
 def test_port_in_use_names_the_key(start_node: StartNode) -> None:
