@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
 
 from stenosis_node.config import Peer
 from stenosis_node.deliver.statuses import CLASS_NOT_SUPPORTED, Answer, DocumentStatus, NoAnswer
@@ -15,8 +14,6 @@ from stenosis_node.failpoint import failpoint
 from stenosis_node.wire.association import describe
 
 log = logging.getLogger("stenosis_node.deliver")
-
-MAX_COMMENT: Final = 64
 
 
 def send(
@@ -85,5 +82,6 @@ def _deliver(
 
 
 def _text(answer: Answer) -> str:
-    comment = "".join(c if c.isascii() and c.isprintable() else "?" for c in answer.comment.strip())[:MAX_COMMENT]
-    return f"{answer.verdict.meaning}: {comment}" if comment else answer.verdict.meaning
+    """What is written down of an answer: not the comment, which may quote the patient, only that there is one."""
+    said = answer.verdict.meaning
+    return f"{said}; the peer gave a comment, which its own log has" if answer.comment.strip() else said

@@ -45,7 +45,7 @@ class DocumentStatus:
     status: int | None
     """None: nothing, although the document left."""
     text: str
-    """Meaning of the status, and the Error Comment of the peer, which may quote the patient: for the receipt alone."""
+    """Meaning of the status, and whether the peer gave a comment: not what it says, which may quote the patient."""
     confirmed: bool
     """Whether the peer has the document."""
 

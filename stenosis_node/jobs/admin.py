@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, select, union_all, update
+from sqlalchemy import Connection, Row, exists, select, union_all, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import PermanentError
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job, settle
+from stenosis_node.jobs.leases import NO_LEASE, add_event, lock_jobs, revoke_deliveries, set_job, settle
 from stenosis_node.jobs.peers import retry_withdrawals
 from stenosis_node.jobs.records import MR_CLASSES, EventKind, Step, WithdrawalReason, WithdrawalState
 from stenosis_node.jobs.retention import lacks_files
@@ -33,7 +33,7 @@ class Admin(Database):
         with self._writing("retry") as connection:
             now = self._now(connection, now)
             row = _locked(connection, job_id)
-            n_withdrawals = retry_withdrawals(connection, withdrawal.c.job_id == job_id, now)
+            n_withdrawals = retry_withdrawals(connection, withdrawal.c.job_id == job_id, {job_id}, now)
             recalled = row.state == JobState.CANCELLED and _latest_is_withdrawn(connection, row)
             if n_withdrawals and recalled:
                 add_event(connection, job_id, now, EventKind.RETRIED, "withdrawal retried by an administrator")
@@ -128,7 +128,7 @@ class Admin(Database):
         with self._writing("free_leases_of") as connection:
             now = self._now(connection, now)
             freed = 0
-            connection.execute(_jobs_of(worker).order_by(job.c.id).with_for_update())  # as all others: jobs first
+            lock_jobs(connection, _works_on(worker))
             for table in (job, delivery, withdrawal):
                 job_id_column = table.c.id if table is job else table.c.job_id
                 freeing = update(table).where(table.c.lease_worker == worker).values(**NO_LEASE)
@@ -139,10 +139,10 @@ class Admin(Database):
             return freed
 
 
-def _jobs_of(worker: str) -> Select[int]:
-    """Jobs on which a worker does something."""
+def _works_on(worker: str) -> Any:
+    """Condition: a worker does something on a job."""
     ids = [select(table.c.job_id).where(table.c.lease_worker == worker) for table in (delivery, withdrawal)]
-    return select(job.c.id).where((job.c.lease_worker == worker) | job.c.id.in_(union_all(*ids)))
+    return (job.c.lease_worker == worker) | job.c.id.in_(union_all(*ids))
 
 
 def _locked(connection: Connection, job_id: int) -> Row[Any]:

@@ -1,6 +1,7 @@
 """Connections and transactions: SQLite (WAL, FULL, every write BEGIN IMMEDIATE) or PostgreSQL, one set of statements.
 
-No file or network work happens inside a transaction. Errors of the database leave as TransientError.
+No file or network work happens inside a transaction. Errors of the database leave as TransientError; a value that it
+does not take, and never will, as PermanentError.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
 
-from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.errors import ConfigError, PermanentError, TransientError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs.schema import peer
 
@@ -27,7 +29,44 @@ BUSY_TIMEOUT_S: Final = 30
 MIGRATION_LOCK: Final = 0x57E0_515D
 """Key of the PostgreSQL advisory lock under which migrations run."""
 
+LIMITS: Final[Mapping[str, str]] = MappingProxyType(
+    {"lock_timeout": "15s", "statement_timeout": "2min", "idle_in_transaction_session_timeout": "1min"}
+)
+"""How long PostgreSQL lets a transaction wait for others, work on one statement, and wait for us.
+
+What reception waits for must end in time for an answer to the sender. Settings of the server, of the role or in the URL
+have precedence.
+"""
+LONG_LIMIT: Final = "1h"
+"""For migrations, which others wait for, and for the statements of :data:`LONG_STEPS`."""
+LONG_STEPS: Final = frozenset({"purgeable", "mark_purged"})
+"""Of the housekeeping: they may change a million rows."""
+CONNECTION: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "connect_timeout": 10,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 15_000,  # ms
+    }
+)
+"""A server that has gone without a word is noticed within 15 s, and that it does not come back 10 s later."""
+
 _READS: Final = "stenosis_reads"
+
+_BAD_ROW: Final = frozenset({"23502", "23514", "SQLITE_CONSTRAINT_NOTNULL", "SQLITE_CONSTRAINT_CHECK"})
+"""Constraints that a row breaks by itself, whatever other rows there are: not null, check."""
+
+
+def storable(text: str) -> str:
+    """``text`` as both databases keep it: PostgreSQL has no NUL in a text, and neither has half a surrogate pair."""
+    return text.replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
+
+
+def storable_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of a row, with :func:`storable` texts. Sentences about errors may quote anything."""
+    return {name: storable(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 class Database:
@@ -52,6 +91,7 @@ class Database:
         self._reader = self._engine.execution_options(**{_READS: True})
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        self._data_error: type[Exception] = self._engine.dialect.loaded_dbapi.DataError
         self._kept: Connection | None = None
         self._kept_turn = threading.Lock()
 
@@ -70,6 +110,7 @@ class Database:
                 _enable_wal(self._engine)
             with self._engine.connect() as connection, _rebuilding_tables(connection), connection.begin():
                 if not self._is_sqlite:
+                    _allow_time(connection, "lock_timeout", "statement_timeout")
                     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                 config = AlembicConfig()
                 config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -85,7 +126,7 @@ class Database:
             raise ConfigError(
                 f"jobs.database_url: the database was made by a newer version of this node ({error})"
             ) from error
-        except (DBAPIError, sqlite3.Error, OSError) as error:
+        except (DBAPIError, self._driver_error, OSError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise ConfigError(f"jobs.database_url: the job database cannot be opened: {cause}") from error
 
@@ -104,6 +145,8 @@ class Database:
         step  names its two failpoints: before and after it is durable
         """
         with self._translated(), self._engine.begin() as connection:
+            if step in LONG_STEPS and not self._is_sqlite:
+                _allow_time(connection, "statement_timeout")
             yield connection
             failpoint(f"jobs.{step}.written")
         failpoint(f"jobs.{step}.committed")
@@ -142,14 +185,21 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """TransientError for what goes wrong with the database, whether SQLAlchemy or the driver itself says it."""
+        """TransientError for what goes wrong with the database, whether SQLAlchemy or the driver itself says it.
+
+        PermanentError for a value that it does not take: what is written together with it may be taken without it.
+        """
         try:
             yield
         except (DBAPIError, self._driver_error) as error:
             cause: Any = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, self._data_error) or _code(cause) in _BAD_ROW:
+                raise _does_not_fit(cause) from error
             if "no such table" in str(cause) or getattr(cause, "sqlstate", None) == "42P01":
                 raise ConfigError("the job database has no tables yet; start 'stenosis-node serve' once") from error
             raise TransientError(f"the job database does not answer as it should: {cause}") from error
+        except (UnicodeEncodeError, OverflowError) as error:  # the driver found no way to hand the value over
+            raise _does_not_fit(error) from error
         except TimeoutError as error:
             raise TransientError(f"the job database is busy: {error}") from error
 
@@ -168,11 +218,25 @@ class Database:
 
     def _upsert_peer(self, connection: Connection, name: str, **values: Any) -> None:
         """Change columns of a peer; the row is made when there is none. Locked after jobs and deliveries."""
+        values = storable_values(values)
         writing = self._insert(peer).values(name=name, **values)
         if values:
             connection.execute(writing.on_conflict_do_update(index_elements=[peer.c.name], set_=values))
         else:
             connection.execute(writing.on_conflict_do_nothing())
+
+
+def _code(cause: Any) -> str | None:
+    """SQLSTATE, or SQLite's name of the error."""
+    code: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return code
+
+
+def _does_not_fit(cause: Any) -> PermanentError:
+    """Without the text of the cause, which may quote the value."""
+    column = getattr(getattr(cause, "diag", None), "column_name", None)
+    of = f" of {column}" if column else ""
+    return PermanentError(f"the job database does not take a value{of} ({type(cause).__name__})")
 
 
 @contextmanager
@@ -195,7 +259,10 @@ def _make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args={"connect_timeout": 10})
+    ours = {name: value for name, value in CONNECTION.items() if name not in make_url(url).query}
+    engine = create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=ours)
+    event.listen(engine, "connect", _configure_postgresql)
+    return engine
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -204,6 +271,24 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    """Not as options of the connection: poolers in between do not pass these on."""
+    ours = ", ".join(f"('{name}', '{limit}')" for name, limit in LIMITS.items())
+    cursor = connection.cursor()
+    cursor.execute(
+        f"SELECT set_config(name, setting, false) FROM (VALUES {ours}) AS ours (name, setting) "
+        "WHERE current_setting(name) = '0'"
+    )
+    cursor.close()
+    connection.commit()
+
+
+def _allow_time(connection: Connection, *limits: str) -> None:
+    """Raise limits of PostgreSQL until the transaction ends."""
+    for name in limits:
+        connection.exec_driver_sql(f"SET LOCAL {name} = '{LONG_LIMIT}'")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, Table, exists, insert, select, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.errors import LeaseLost
+from stenosis_node.jobs.database import storable, storable_values
 from stenosis_node.jobs.records import EventKind, Step, WithdrawalReason
 from stenosis_node.jobs.schema import delivery, event, job, peer, result, withdrawal
 
@@ -132,7 +134,18 @@ def renew_row(connection: Connection, table: Table, row_id: int, token: str, unt
 
 def add_event(connection: Connection, job_id: int, at: datetime, kind: EventKind, sentence: str) -> None:
     """Write down what happened."""
-    connection.execute(insert(event).values(job_id=job_id, at=at, kind=kind, sentence=sentence))
+    connection.execute(insert(event).values(job_id=job_id, at=at, kind=kind, sentence=storable(sentence)))
+
+
+def lock_jobs(connection: Connection, condition: Any) -> Sequence[Row[Any]]:
+    """Rows of several jobs, locked in the one order that all keep: by Study Instance UID, character by character.
+
+    That is how Python sorts, and reception, which knows no other name of a job, locks them. What belongs to a job, its
+    deliveries and withdrawals, is locked after it. Who locks in another order makes PostgreSQL find deadlocks.
+    """
+    uid = job.c.study_instance_uid
+    order = uid.collate("C") if connection.dialect.name == "postgresql" else uid  # else that of the server's language
+    return connection.execute(select(job).where(condition).order_by(order).with_for_update()).all()
 
 
 def held_job(connection: Connection, lease: Lease | CheckLease) -> Row[Any]:
@@ -184,17 +197,17 @@ def is_paused(name: str) -> Any:
 
 def set_job(connection: Connection, job_id: int, **values: Any) -> None:
     """Change columns of a job."""
-    connection.execute(update(job).where(job.c.id == job_id).values(**values))
+    connection.execute(update(job).where(job.c.id == job_id).values(**storable_values(values)))
 
 
 def set_delivery(connection: Connection, delivery_id: int, **values: Any) -> None:
     """Change columns of a delivery."""
-    connection.execute(update(delivery).where(delivery.c.id == delivery_id).values(**values))
+    connection.execute(update(delivery).where(delivery.c.id == delivery_id).values(**storable_values(values)))
 
 
 def set_withdrawal(connection: Connection, withdrawal_id: int, **values: Any) -> None:
     """Change columns of a withdrawal."""
-    connection.execute(update(withdrawal).where(withdrawal.c.id == withdrawal_id).values(**values))
+    connection.execute(update(withdrawal).where(withdrawal.c.id == withdrawal_id).values(**storable_values(values)))
 
 
 def fail_job(connection: Connection, job_id: int, step: Step, sentence: str, now: datetime) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, union_all, update
 
 from stenosis_node.domain import DeliveryState, JobState
 from stenosis_node.jobs.database import Database
@@ -15,11 +15,16 @@ from stenosis_node.jobs.leases import (
     DELIVERABLE,
     NO_LEASE,
     add_event,
+    lock_jobs,
     set_delivery,
+    set_withdrawal,
     settle,
 )
 from stenosis_node.jobs.records import EventKind, WithdrawalState
 from stenosis_node.jobs.schema import delivery, job, peer, result, withdrawal
+
+JOBS_AT_ONCE: Final = 500
+"""Databases limit the number of parameters of a statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +77,23 @@ class Peers(Database):
         """End a pause: everything that waits for this peer is due at once. Returns how many deliveries that are."""
         with self._writing("resume_peer") as connection:
             now = self._now(connection, now)
-            for table, pending in ((delivery, DeliveryState.PENDING), (withdrawal, WithdrawalState.PENDING)):
-                waits = (table.c.state == pending) & table.c.lease_token.is_(None) & (table.c.retry_at > now)
-                connection.execute(update(table).where(table.c.peer == name, waits).values(retry_at=now))
+            waits = {
+                table: (table.c.peer == name)
+                & (table.c.state == pending)
+                & table.c.lease_token.is_(None)
+                & (table.c.retry_at > now)
+                for table, pending in ((delivery, DeliveryState.PENDING), (withdrawal, WithdrawalState.PENDING))
+            }
+            ids = _lock_jobs_of(
+                connection, *(select(table.c.job_id).where(waiting) for table, waiting in waits.items())
+            )
+            for table, waiting in waits.items():
+                for start in range(0, len(ids), JOBS_AT_ONCE):
+                    of_these = table.c.job_id.in_(ids[start : start + JOBS_AT_ONCE])
+                    connection.execute(update(table).where(of_these, waiting).values(retry_at=now))
             self._upsert_peer(connection, name, paused_at=None, paused_why=None)
-            waiting = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
-            return int(connection.execute(_counted(func.count(), name).where(waiting)).scalar_one())
+            undone = delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.SENT))
+            return int(connection.execute(_counted(func.count(), name).where(undone)).scalar_one())
 
     def remember_capability(
         self,
@@ -124,9 +140,12 @@ class Peers(Database):
         """
         with self._writing("retry_peer") as connection:
             now = self._now(connection, now)
-            failed = _counted(delivery.c.id, name, delivery.c.job_id, job.c.state.label("was"))
-            failed = failed.where(delivery.c.state == DeliveryState.FAILED)
-            rows = connection.execute(failed.order_by(job.c.id).with_for_update(of=[job, delivery])).all()
+            failed = delivery.c.state == DeliveryState.FAILED
+            not_withdrawn = (withdrawal.c.peer == name) & (withdrawal.c.state == WithdrawalState.FAILED)
+            of_deliveries = _counted(delivery.c.job_id, name).where(failed)
+            ids = set(_lock_jobs_of(connection, of_deliveries, select(withdrawal.c.job_id).where(not_withdrawn)))
+            found = _counted(delivery.c.id, name, delivery.c.job_id, job.c.state.label("was")).where(failed)
+            rows = [row for row in connection.execute(found.order_by(job.c.id)).all() if row.job_id in ids]
             for row in rows:
                 again: dict[str, Any] = {"state": DeliveryState.PENDING, "attempts": 0, "message": None}
                 set_delivery(connection, row.id, **again, state_since=now, retry_at=now, commit_attempts=0, **NO_LEASE)
@@ -134,14 +153,22 @@ class Peers(Database):
                 add_event(connection, row.job_id, now, EventKind.RETRIED, told)
                 if row.was == JobState.FAILED:
                     settle(connection, row.job_id, now)
-            return len(rows) + retry_withdrawals(connection, withdrawal.c.peer == name, now)
+            return len(rows) + retry_withdrawals(connection, withdrawal.c.peer == name, ids, now)
 
 
-def retry_withdrawals(connection: Connection, condition: Any, now: datetime) -> int:
-    """Withdrawals that failed are pending again. Returns how many."""
-    again = update(withdrawal).where(condition, withdrawal.c.state == WithdrawalState.FAILED)
+def _lock_jobs_of(connection: Connection, *job_ids: Any) -> list[int]:
+    """Lock the jobs that some statements find; their numbers."""
+    return [row.id for row in lock_jobs(connection, job.c.id.in_(union_all(*job_ids)))]
+
+
+def retry_withdrawals(connection: Connection, condition: Any, job_ids: Collection[int], now: datetime) -> int:
+    """Withdrawals that failed are pending again, those of these jobs, which are locked. Returns how many."""
+    failed = select(withdrawal.c.id, withdrawal.c.job_id).where(condition, withdrawal.c.state == WithdrawalState.FAILED)
+    ids = [row.id for row in connection.execute(failed).all() if row.job_id in job_ids]
     values = {"state": WithdrawalState.PENDING, "state_since": now, "attempts": 0, "retry_at": now, "message": None}
-    return connection.execute(again.values(**values)).rowcount
+    for withdrawal_id in ids:
+        set_withdrawal(connection, withdrawal_id, **values)
+    return len(ids)
 
 
 def summaries(connection: Connection) -> tuple[PeerSummary, ...]:

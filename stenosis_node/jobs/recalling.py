@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState
 from stenosis_node.errors import PermanentError, TransientError
-from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, add_event, set_job, set_withdrawal
+from stenosis_node.jobs.database import Database, storable
+from stenosis_node.jobs.leases import NO_LEASE, add_event, lock_jobs, set_job, set_withdrawal
 from stenosis_node.jobs.records import (
     DocumentRow,
     EventKind,
@@ -83,21 +83,22 @@ class Recalling(Database):
         raises   TransientError when a result went on to be delivered since the targets were read: read them again;
                  PermanentError when a target does not exist
         """
+        why = storable(why)
         by_job: dict[int, list[RecallTarget]] = defaultdict(list)
         for target in targets:
             by_job[target.job_id].append(target)
         made = 0
         with self._writing("recall") as connection:
             now = self._now(connection, now)
-            for job_id in sorted(by_job):  # one order of locks for all
-                row = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()
-                if row is None:
-                    raise PermanentError(f"there is no job {job_id}")
-                for target in by_job[job_id]:
+            rows = lock_jobs(connection, job.c.id.in_(by_job))
+            for job_id in by_job.keys() - {row.id for row in rows}:
+                raise PermanentError(f"there is no job {job_id}")
+            for row in rows:
+                for target in by_job[row.id]:
                     _refuse_if_outdated(connection, target, now)
                     note_key = notes.get((target.result_id, target.peer))
                     made += _withdraw(connection, target, note_key, why=why, reason=reason, now=now)
-                _close(connection, row, by_job[job_id], why=why, reason=reason, now=now)
+                _close(connection, row, by_job[row.id], why=why, reason=reason, now=now)
         return made
 
 

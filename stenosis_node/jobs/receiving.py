@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, bindparam, exists, select, update
 
 from stenosis_node.domain import JobState, ReceivedInstance
 from stenosis_node.jobs.database import Database
-from stenosis_node.jobs.leases import NO_LEASE, add_event, revoke_deliveries, set_job
+from stenosis_node.jobs.leases import NO_LEASE, add_event, lock_jobs, revoke_deliveries, set_job
 from stenosis_node.jobs.prepared import Prepared
 from stenosis_node.jobs.records import MR_CLASSES, BeingDeleted, EventKind, Step, Touch
 from stenosis_node.jobs.retention import RESEND_GRACE, lacks_files
@@ -112,10 +112,7 @@ class Receiving(Database):
             if connection.execute(select(job.c.id).where(waiting).limit(1)).first() is None:
                 return
         with self._writing("postpone_open") as connection:
-            rows = connection.execute(
-                select(job.c.id, job.c.ceiling_at).where(waiting).order_by(job.c.study_instance_uid).with_for_update()
-            ).all()
-            for row in rows:
+            for row in lock_jobs(connection, waiting):
                 set_job(connection, row.id, quiet_until=min(until, row.ceiling_at))
 
     def is_own_document(self, sop_instance_uid: str) -> bool:

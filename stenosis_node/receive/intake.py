@@ -12,7 +12,7 @@ from typing import Final
 
 from stenosis_node.config import Config
 from stenosis_node.domain import ReceivedInstance
-from stenosis_node.errors import NodeError
+from stenosis_node.errors import NodeError, PermanentError
 from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import MR_CLASSES, JobStore
 from stenosis_node.receive.associations import OpenAssociation
@@ -127,6 +127,9 @@ class Intake:
         except _Refused as refused:
             answer = refused.answer
             log.warning("instance %s refused with 0x%04X: %s", uid, answer.status, refused, extra={"event": "refused"})
+        except PermanentError as error:
+            answer = Answer(CANNOT_UNDERSTAND, "cannot be written down as it is")
+            log.error("instance %s refused with 0x%04X: %s", uid, answer.status, error, extra={"event": "refused"})  # noqa: TRY400
         except (NodeError, OSError) as error:
             answer = Answer(OUT_OF_RESOURCES, "cannot be stored durably now, send again later")
             log.error("instance %s refused with 0x%04X: %s", uid, answer.status, error, extra={"event": "refused"})  # noqa: TRY400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, MutableSequence, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,12 @@ FUNCTIONAL_GROUPS: Final = (
     "UnassignedSharedConvertedAttributesSequence",
 )
 
+MAX_INTEGER: Final = 2**31 - 1
+"""Of the VRs IS and SL (PS3.5 table 6.2-1), and of what is written down about a series."""
+
+_NO_TEXT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of surrogate pairs: no database, log or report has a use for them."""
+
 
 class Attributes:
     """A chain of data sets; the first that has a value for an attribute answers."""
@@ -43,13 +50,15 @@ class Attributes:
         return ()
 
     def text(self, keyword: str) -> str:
-        """The whole value as one stripped line (values joined by a backslash)."""
+        """The whole value as one stripped line (values joined by a backslash), without control characters."""
         joined = "\\".join(str(item) for item in self.values(keyword) if not isinstance(item, bytes))
-        return " ".join(joined.split())
+        return " ".join(_NO_TEXT.sub(" ", joined).split())
 
     def words(self, keyword: str) -> tuple[str, ...]:
-        """The values as upper-case code strings; empty values stay in place."""
-        return tuple("" if item is None else str(item).strip().upper() for item in self.values(keyword))
+        """The values as upper-case code strings without control characters; empty values stay in place."""
+        return tuple(
+            "" if item is None else _NO_TEXT.sub(" ", str(item)).strip().upper() for item in self.values(keyword)
+        )
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """The values as finite numbers; empty when one of them is none."""
@@ -64,9 +73,9 @@ class Attributes:
         return next(iter(self.numbers(keyword)), None)
 
     def integer(self, keyword: str) -> int | None:
-        """The first value as an integer."""
+        """The first value as an integer of 32 bits with sign; None when it is none, or does not fit."""
         number = self.number(keyword)
-        return None if number is None else int(number)
+        return None if number is None or not -MAX_INTEGER - 1 <= number <= MAX_INTEGER else int(number)
 
     def items(self, keyword: str) -> tuple[Dataset, ...]:
         """Items of a sequence; empty when it is absent or no sequence."""

@@ -74,7 +74,7 @@ class FrameReader:
         self._frames = tuple(frame_attributes(opened.header))
         if opened.pixel_offset is None or opened.pixel_length == 0:
             raise Undecodable("no pixel data in the file")
-        self.n_frames = max(1, self._top.integer("NumberOfFrames") or 1)
+        self.n_frames = max(1, int(self._top.number("NumberOfFrames") or 1))
         self._options = self._pixel_options()
         syntax = opened.transfer_syntax_uid
         if syntax not in NATIVE and syntax not in DECODERS:

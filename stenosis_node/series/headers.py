@@ -244,7 +244,7 @@ def _regions(header: Dataset) -> tuple[str, ...]:
 
 def _slices(path: Path, opened: OpenInstance, top: Attributes, sop_class: str) -> tuple[SliceHeader, ...]:
     enhanced = sop_class in ENHANCED_MR
-    n_frames = max(1, top.integer("NumberOfFrames") or 1)
+    n_frames = max(1, int(top.number("NumberOfFrames") or 1))
     if n_frames > MAX_FRAMES:
         raise NotReadable(f"claims {n_frames} frames; more than {MAX_FRAMES} are refused")
     frames = list(frame_attributes(opened.header)) if enhanced else []

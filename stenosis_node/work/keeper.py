@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from stenosis_node.errors import LeaseLost, TransientError
+from stenosis_node.errors import LeaseLost, PermanentError, TransientError
 from stenosis_node.work.policy import Stopping
 
 log = logging.getLogger("stenosis_node.work")
@@ -21,7 +21,8 @@ def work_until(stop: threading.Event, step: Callable[[], bool], *, poll_s: float
     while not stop.is_set():
         try:
             worked = step()
-        except TransientError as error:  # the database is away; what was claimed comes back when its lease ends
+        except (TransientError, PermanentError) as error:
+            # the database is away, or does not take what is to be written; what was claimed comes back with its lease
             log.error("cannot work now: %s", error, extra={"event": "store_unavailable"})  # noqa: TRY400
             worked = False
         if not worked:
@@ -70,3 +71,5 @@ class LeaseKeeper:
                 return
             except TransientError as error:  # the lease outlives two missed beats
                 log.warning("could not renew a lease: %s", error, extra={"event": "renew_failed"})
+            except Exception:  # a bug: to go on without a beat would be work under a dead lease, unknown to the work
+                log.exception("could not renew a lease", extra={"event": "renew_failed"})

@@ -27,6 +27,7 @@ from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
 from stenosis_node.deliver import DocumentStatus, send, storing
+from stenosis_node.deliver.statuses import judge
 from stenosis_node.domain import Document
 from stenosis_node.errors import PermanentError, TransientError
 from stenosis_node.wire.association import associate
@@ -145,7 +146,7 @@ def test_implicit_vr_when_the_peer_has_nothing_else(documents: Documents, start_
 
 
 @pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007, 0xB123, 0x0111])
-def test_warnings_count_as_stored_and_keep_their_text(
+def test_warnings_count_as_stored_and_say_that_there_was_a_comment(
     documents: Documents, start_archive: StartArchive, status: int
 ) -> None:
     def answer(uid: str) -> Dataset:
@@ -158,7 +159,7 @@ def test_warnings_count_as_stored_and_keep_their_text(
     archive.answer = answer
     statuses = run(documents, archive.peer())
     assert [(s.status, s.confirmed) for s in statuses] == [(status, True)] * 3
-    assert all(s.text.endswith(": patient ID coerced") for s in statuses)
+    assert all(s.text.endswith("; the peer gave a comment, which its own log has") for s in statuses)
 
 
 @pytest.mark.parametrize(
@@ -188,21 +189,28 @@ def test_failures_are_classified(
     assert documents[2].sop_instance_uid not in archive.received  # the report is not sent after a failed capture
 
 
-def test_the_comment_of_the_peer_is_in_the_receipt_and_in_no_error(
-    documents: Documents, start_archive: StartArchive
+@pytest.mark.parametrize("status", [0xB000, 0xA900])
+def test_the_comment_of_the_peer_which_may_quote_the_patient_is_nowhere(
+    documents: Documents, start_archive: StartArchive, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(uid: str) -> Dataset:
         ds = Dataset()
-        ds.Status, ds.ErrorComment = 0xA900, "X1 is not Hong^Gildong"
+        ds.Status, ds.ErrorComment = status, "X1 is not Hong^Gildong"
         return ds
 
     archive = start_archive()
     archive.answer = answer
     statuses: list[DocumentStatus] = []
-    with pytest.raises(PermanentError) as raised:
-        send(documents, archive.peer(), calling_ae_title="S", confirmed=(), on_status=statuses.append)
-    assert "X1 is not Hong^Gildong" in statuses[0].text
-    assert "Hong" not in str(raised.value)
+    told = ""
+    with caplog.at_level("DEBUG", "stenosis_node"):
+        try:
+            send(documents, archive.peer(), calling_ae_title="S", confirmed=(), on_status=statuses.append)
+        except PermanentError as error:
+            told = str(error)
+    said = judge(status).meaning
+    assert {s.text for s in statuses} == {f"{said}; the peer gave a comment, which its own log has"}
+    assert "Hong" not in told + caplog.text
+    assert bool(told) == (status == 0xA900)
 
 
 @contextmanager

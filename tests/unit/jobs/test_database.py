@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import socket
 import sqlite3
 import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import event, inspect
+from sqlalchemy import event, func, inspect, select
 
 from stenosis_node.domain import DeliveryState, JobState
-from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.errors import ConfigError, PermanentError, TransientError
 from stenosis_node.jobs import JobStore, WithdrawalState
-from stenosis_node.jobs.schema import metadata
+from stenosis_node.jobs.database import MIGRATION_LOCK
+from stenosis_node.jobs.schema import job, metadata
+from stenosis_node.receive.commit import Arrival, Committer
 from tests.unit.jobs import writers
 from tests.unit.jobs.conftest import Databases
-from tests.unit.jobs.drive import claim, claim_delivery, graded, receive
+from tests.unit.jobs.drive import (
+    at,
+    claim,
+    claim_delivery,
+    claimed,
+    claimed_delivery,
+    decision,
+    detail,
+    graded,
+    instance,
+    receive,
+    summary,
+)
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -119,6 +140,168 @@ def test_a_full_disk_is_a_transient_error_and_loses_nothing(sqlite_url: str) -> 
         fill()
     assert len(store.instances(1)) == 1 + len(stored)
     store.close()
+
+
+# --------------------------------------------------------------------------- values that do not fit
+
+
+def test_a_row_that_does_not_fit_is_refused_alone(store: JobStore) -> None:
+    groups: list[int] = []
+    turn, has_turn = threading.Event(), threading.Event()
+
+    def touch(arrivals: Sequence[Arrival]) -> None:
+        groups.append(len(arrivals))
+        if len(groups) == 1:
+            has_turn.set()
+            assert turn.wait(10)
+        store.touch_many(arrivals, quiet_period_s=10, ceiling_s=100, now=at(0))
+
+    committer = Committer(touch)
+    bad = replace(instance(2), size_bytes=2**63)
+    received = {0: instance(0), 1: instance(1), 2: bad, 3: instance(3)}
+    failed: dict[int, Exception] = {}
+
+    def commit(number: int) -> None:
+        try:
+            committer.commit(Arrival(received[number], False))
+        except Exception as error:
+            failed[number] = error
+
+    threads = [threading.Thread(target=commit, args=(number,)) for number in received]
+    threads[0].start()
+    assert has_turn.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while committer.waiting < 3:
+        time.sleep(0.01)
+    turn.set()
+    for thread in threads:
+        thread.join(20)
+
+    assert groups == [1, 3, 1, 1, 1]
+    assert list(failed) == [2]
+    assert isinstance(failed[2], PermanentError)
+    assert summary(store).n_instances == 3
+
+
+def test_a_text_with_a_nul_is_refused_for_good_without_being_quoted(store: JobStore) -> None:
+    received = replace(instance(1), sha256="Hong\0Gildong")
+    try:
+        store.touch_many([(received, False)], quiet_period_s=10, ceiling_s=100, now=at(0))
+    except PermanentError as error:
+        assert "Hong" not in str(error)  # noqa: PT017  SQLite takes it
+    else:
+        assert store._is_sqlite
+    assert receive(store, 2, 0).new_instance
+
+
+@pytest.mark.parametrize("change", [{"description": None}, {"n_instances": None}])
+def test_a_row_without_what_it_needs_is_refused_for_good(store: JobStore, change: dict[str, Any]) -> None:
+    receive(store, 1, 0)
+    lease = claimed(store, 20)
+    lacks = replace(decision("2.1"), **change)
+
+    with pytest.raises(PermanentError, match="does not take a value") as refused:
+        store.record_decisions(lease, [lacks])
+    assert "T2 TSE" not in str(refused.value)
+
+
+@pytest.mark.parametrize("odd", ["it says \0", "it says \udce4"])
+def test_a_sentence_may_hold_anything(store: JobStore, odd: str) -> None:
+    graded(store)
+    store.retry_delivery_later(claimed_delivery(store, 30), retry_at=at(40), sentence=odd, max_attempts=3, now=at(31))
+    store.pause_peer("pacs", why=odd, now=at(32))
+    receive(store, 2, 33)
+    store.fail(claimed(store, 50), sentence=odd, now=at(51))
+
+    assert summary(store).message == "it says ?"
+    assert detail(store).events[-1].sentence == "it says ?"
+    (peer,) = store.peers()
+    assert (peer.last_error, peer.paused_why) == ("it says ?", "it says ?")
+
+
+# --------------------------------------------------------------------------- PostgreSQL: no wait without an end
+
+
+@pytest.fixture
+def limited(databases: Databases) -> Callable[[str], JobStore]:
+    """Makes a store on PostgreSQL with a setting of the site's own, in milliseconds."""
+    if databases.kind == "sqlite":
+        pytest.skip("SQLite has no server")
+    return lambda setting: JobStore(f"{databases.make()}?options=-c%20{setting}")
+
+
+LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+
+
+def test_every_wait_for_the_server_has_an_end(limited: Callable[[str], JobStore]) -> None:
+    store = limited("application_name=x")
+    with store._reading() as connection:
+        assert [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in LIMITS] == ["15s", "2min", "1min"]
+        with socket.socket(fileno=os.dup(connection.connection.driver_connection.fileno())) as sock:  # type: ignore[union-attr]
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            tcp = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
+            assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in tcp] == [5, 5, 2, 15_000]
+    with store._writing("purgeable") as connection:
+        assert [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in LIMITS] == ["15s", "1h", "1min"]
+    with store._writing("test") as connection:  # on the same connection
+        assert [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in LIMITS] == ["15s", "2min", "1min"]
+    store.close()
+
+
+def test_a_locked_table_is_a_transient_error(limited: Callable[[str], JobStore]) -> None:
+    store = limited("lock_timeout=300")
+    began = time.monotonic()
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(TransientError, match="lock timeout"):
+            receive(store, 1, 0)
+        with pytest.raises(TransientError, match="lock timeout"):
+            store.list_jobs()
+    assert time.monotonic() - began < 10
+    assert receive(store, 1, 0).new_instance
+    store.close()
+
+
+def test_a_statement_that_takes_too_long_is_a_transient_error(limited: Callable[[str], JobStore]) -> None:
+    store = limited("statement_timeout=300")
+    with pytest.raises(TransientError, match="statement timeout"), store._writing("test") as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(30)")
+    with store._writing("mark_purged") as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(0.5)")
+    store.close()
+
+
+def test_a_process_that_hangs_in_a_transaction_loses_its_locks(limited: Callable[[str], JobStore]) -> None:
+    store = limited("idle_in_transaction_session_timeout=3000")
+    receive(store, 1, 0)
+
+    def hang() -> None:
+        with store._writing("test") as connection:
+            connection.execute(select(job).with_for_update())
+            receive(store, 2, 1)  # waits until the other transaction is ended
+            connection.execute(select(job))
+
+    with pytest.raises(TransientError, match="does not answer"):
+        hang()
+    assert summary(store).n_instances == 2
+    store.close()
+
+
+def test_a_migration_waits_longer_than_others(databases: Databases) -> None:
+    if databases.kind == "sqlite":
+        pytest.skip("SQLite has no server")
+    url = f"{databases.make(migrated=False)}?options=-c%20lock_timeout%3D100"
+    store, other = JobStore(url), JobStore(url)
+    with other._engine.begin() as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        migrating = threading.Thread(target=store.migrate)
+        migrating.start()
+        time.sleep(0.5)
+    migrating.join(30)
+    assert receive(store, 1, 0).new_instance
+    store.close()
+    other.close()
 
 
 # --------------------------------------------------------------------------- migrations

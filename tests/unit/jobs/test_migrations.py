@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, Table, inspect
 
 import stenosis_node.jobs.migrations
 from stenosis_node.domain import DeliveryState, JobState
-from stenosis_node.errors import ConfigError, TransientError
+from stenosis_node.errors import ConfigError, PermanentError, TransientError
 from stenosis_node.jobs import JobStore
 from tests.unit.jobs.conftest import Databases
 from tests.unit.jobs.drive import at, claim_delivery, detail
@@ -146,7 +146,7 @@ def test_the_rebuilt_table_takes_the_new_state_and_no_other_and_its_keys_hold(fi
         "INSERT INTO receipt (delivery_id, sop_instance_uid, text, confirmed, at) "
         "VALUES (99, '1', '', true, '2025-01-01')",
     ):
-        with pytest.raises(TransientError), first_version._writing("test") as connection:
+        with pytest.raises((PermanentError, TransientError)), first_version._writing("test") as connection:
             connection.exec_driver_sql(statement)
 
 

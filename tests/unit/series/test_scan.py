@@ -244,3 +244,29 @@ def test_absurd_number_of_frames(tmp_path: Path) -> None:
 
 def test_zlib_is_what_the_bomb_test_thinks() -> None:
     assert len(zlib.compress(bytes(1 << 22))) < 20_000
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "StationName", "Manufacturer", "ProtocolName"])
+def test_control_characters_are_no_part_of_a_text(tmp_path: Path, keyword: str) -> None:
+    write_series(tmp_path, **{keyword: "t2\0tse\x07\x1b tra\x7f"})
+    (series,) = headers_of(tmp_path)
+    field = {"SeriesDescription": "description", "StationName": "station", "ProtocolName": "protocol"}
+    assert getattr(series, field.get(keyword, keyword.lower())) == "t2 tse tra"
+
+
+def test_control_characters_are_no_part_of_a_code(tmp_path: Path) -> None:
+    write_series(tmp_path, ScanOptions=["FS\0", "\x01PFP"], ScanningSequence="S\0E")
+    decision = decide_one(tmp_path)
+    assert (decision.values["scan options"], decision.values["sequence"]) == ("FS\\PFP", "S E *tse2d1_17")
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 10**11])
+def test_a_series_number_that_does_not_fit_is_absent(tmp_path: Path, number: int) -> None:
+    write_series(tmp_path, SeriesNumber=number)
+    assert decide_one(tmp_path).series_number is None
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, -(2**31)])
+def test_the_largest_series_numbers_are_kept(tmp_path: Path, number: int) -> None:
+    write_series(tmp_path, SeriesNumber=number)
+    assert decide_one(tmp_path).series_number == number

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from stenosis_node.errors import LeaseLost, TransientError
-from stenosis_node.work.keeper import LeaseKeeper
+from stenosis_node.errors import LeaseLost, NodeError, PermanentError, TransientError
+from stenosis_node.work.keeper import LeaseKeeper, work_until
 from stenosis_node.work.policy import Stopping
 
 
@@ -56,3 +56,45 @@ def test_a_stop_is_told_at_the_next_check() -> None:
         stop.set()
         with pytest.raises(Stopping):
             keeper.check()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), PermanentError("a value does not fit")])
+def test_a_beat_that_fails_in_an_unknown_way_does_not_end_the_others(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats: list[int] = []
+    lost = threading.Event()
+
+    def renew() -> None:
+        beats.append(1)
+        if len(beats) == 1:
+            raise error
+        lost.set()
+        raise LeaseLost("x")
+
+    with LeaseKeeper(renew, every_s=0.01, stop=threading.Event()) as keeper:
+        assert lost.wait(5)
+        for _ in range(500):
+            if not keeper.may_go_on:
+                break
+            threading.Event().wait(0.01)
+        with pytest.raises(LeaseLost):
+            keeper.check()
+    assert [record.getMessage() for record in caplog.records] == ["could not renew a lease"]
+
+
+@pytest.mark.parametrize("kind", [TransientError, PermanentError])
+def test_work_goes_on_after_the_database_refused_something(kind: type[NodeError]) -> None:
+    stop = threading.Event()
+    steps: list[int] = []
+
+    def step() -> bool:
+        steps.append(1)
+        if len(steps) == 1:
+            raise kind("x")
+        stop.set()
+        return True
+
+    work_until(stop, step, poll_s=0.01)
+
+    assert len(steps) == 2
