@@ -27,6 +27,9 @@ _GRADE: Final = (
 )  # fmt: skip
 _LOCATE: Final = ("ap50", "ap50_95", "recall50", "recall75", "centre_mm_median", "centre_mm_p95", "false_without_canal")
 
+_LOCATE_NEWER: Final = ("own_without_canal", "boxes", "own_boxes")
+"""Not in every evaluation."""
+
 
 def weights_mark(manifest: Manifest) -> str:
     """Names weights and rules: same mark, same findings. Version, card and metrics do not count."""
@@ -83,13 +86,17 @@ def _figures(tree: Mapping[str, Any], chain: str) -> dict[str, Any]:
     found = tree["chains"][chain]
     regions, grades, study = found["region"], found["grade"], found["study"]
     measured: dict[str, Any] = {
-        "data": dict(tree["data"]),
-        "canal": {name: found["detection"][name] for name in ("with_canal", *_LOCATE)},
+        "data": {**tree["data"], **found.get("coverage", {})},
+        "canal": {
+            **{name: found["detection"][name] for name in ("with_canal", *_LOCATE)},
+            **{name: found["detection"][name] for name in _LOCATE_NEWER if name in found["detection"]},
+        },
         **_canal_of_readers(found.get("detection_by_all")),
         "rootlet or cord, end to end": _scores(regions.get(_ALL), _REGION),
         "rootlet or cord, away from the transition": _scores(regions.get(_FAR), _REGION),
         "grade, reader's box": _scores(grades.get(_TRUE_BOX), _GRADE),
         "grade, end to end": _scores(grades.get(_END), _GRADE),
+        **_other(found.get("other")),
         "studies, C or worse": {
             "sensitivity": study["sensitivity"]["value"],
             "sensitivity_95": study["sensitivity"]["bounds"],
@@ -100,9 +107,8 @@ def _figures(tree: Mapping[str, Any], chain: str) -> dict[str, Any]:
         },
         "calibration": {name: one["ece"] for name, one in found["calibration"].items()},
     }
-    between = [
-        one for one in tree["agreement"] if one["part"] == "grade" and chain not in (one["rows"], one["columns"])
-    ]
+    readers = set(tree["data"]["readers"])
+    between = [one for one in tree["agreement"] if one["part"] == "grade" and {one["rows"], one["columns"]} <= readers]
     if between:
         measured["readers among themselves"] = {
             f"{one['rows']} and {one['columns']}": {"kappa_quadratic": one["kappa_quadratic"], "slices": one["n"]}
@@ -118,6 +124,11 @@ def _canal_of_readers(found: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     names = ("with_canal", *_LOCATE[:-1])
     return {"canal, mean box where every reader drew one": {name: found[name] for name in names}}
+
+
+def _other(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Nothing without such slices, and of an evaluation that did not count them."""
+    return {"slices the reader calls other": dict(found)} if found is not None and found["slices"] else {}
 
 
 def _scores(found: Mapping[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any]:
@@ -140,10 +151,12 @@ def reader_agreement(evaluation: Path, manifest: Manifest, kind: str) -> dict[st
     """
     path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
     mark = f"@{weights_mark(manifest)}"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    readers = set(tree["data"]["readers"]) - {TRUTH}
     found = []
-    for one in json.loads(path.read_text(encoding="utf-8"))["agreement"]:
-        raters = [name for name in (one["rows"], one["columns"]) if not name.endswith(mark)]
-        if one["part"] == "grade" and len(raters) == 1 and "@" not in raters[0] and raters[0] != TRUTH:
+    for one in tree["agreement"]:
+        others = [name for name in (one["rows"], one["columns"]) if not name.endswith(mark)]
+        if one["part"] == "grade" and len(others) == 1 and others[0] in readers and one["kappa_quadratic"] is not None:
             found.append(float(one["kappa_quadratic"]))
     if not found:
         return None

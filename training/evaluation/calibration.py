@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 Floats = npt.NDArray[np.float64]
@@ -24,7 +23,7 @@ class Calibration:
     """Multi-class Brier score, from 0 to 2."""
     confidence: Floats
     accuracy: Floats
-    """Mean confidence and accuracy of each bin."""
+    """Mean confidence and accuracy of each bin that holds a slice."""
 
 
 def calibrate(truth: npt.NDArray[np.int64], scores: Floats) -> Calibration | None:
@@ -32,14 +31,16 @@ def calibrate(truth: npt.NDArray[np.int64], scores: Floats) -> Calibration | Non
     if len(truth) == 0:
         return None
     top = scores.max(1)
-    right = (scores.argmax(1) == truth).astype(int)
-    accuracy, confidence = calibration_curve(right, top, n_bins=BINS, strategy="quantile")
-    edges = np.quantile(top, np.linspace(0, 1, BINS + 1))
-    counts = np.bincount(np.searchsorted(edges[1:-1], top), minlength=BINS)  # the bins of calibration_curve
-    weights = counts[counts > 0] / len(top)
+    right = (scores.argmax(1) == truth).astype(float)
+    # Scores crowd on the edges, which are scores themselves: edges computed twice would sort some into other bins.
+    edges = np.percentile(top, np.linspace(0, 1, BINS + 1) * 100)
+    place = np.searchsorted(edges[1:-1], top)
+    counts = np.bincount(place, minlength=BINS)
+    held = counts > 0
+    confidence, accuracy = (np.bincount(place, of, minlength=BINS)[held] / counts[held] for of in (top, right))
     return Calibration(
         len(truth),
-        float((weights * np.abs(accuracy - confidence)).sum()),
+        float((counts[held] / len(top) * np.abs(accuracy - confidence)).sum()),
         float(brier_score_loss(truth, scores, labels=list(range(scores.shape[1])), scale_by_half=False)),
         confidence,
         accuracy,

@@ -29,6 +29,18 @@ _OF_THE_SLICE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How labels and predictions meet: figures are of the slices that have both."""
+
+    slices: int
+    """With a label and a prediction."""
+    patients: int
+    """Of these slices."""
+    labelled_without_prediction: int
+    predicted_without_label: int
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Frames share one index: the name of a slice. A slice a rater did not see is missing from the rater's frame."""
@@ -38,12 +50,35 @@ class Cohort:
     readers: dict[str, pd.DataFrame]
     """By reader: region, grade and box."""
     chains: dict[str, pd.DataFrame]
-    """By model: the predictions, with the reported grade as ``called``."""
+    """By model: the predictions of labelled slices, with the reported grade as ``called``."""
     teachers: dict[str, str]
     """By model: the reader it is compared with (whose labels it learnt)."""
     patients: pd.Series
     """Patient of each slice as a code."""
     resamples: Resamples
+    unlabelled: dict[str, pd.Index]
+    """By model: the slices it predicted that nobody labelled."""
+
+    def coverage(self) -> Coverage:
+        """Of the labels of all readers and the predictions of all chains together."""
+        predicted, unlabelled = self.slices.index[:0], self.slices.index[:0]
+        for chain, rows in self.chains.items():
+            predicted, unlabelled = predicted.union(rows.index), unlabelled.union(self.unlabelled[chain])
+        return self._coverage(self.slices.index, predicted.union(unlabelled))
+
+    def coverage_of(self, chain: str) -> Coverage:
+        """Of the labels of the chain's reader and its own predictions."""
+        predicted = self.chains[chain].index.union(self.unlabelled[chain])
+        return self._coverage(self.readers[self.teachers[chain]].index, predicted)
+
+    def _coverage(self, labelled: pd.Index, predicted: pd.Index) -> Coverage:
+        both = labelled.intersection(predicted)
+        return Coverage(
+            slices=len(both),
+            patients=int(self.patients.loc[both].nunique()),
+            labelled_without_prediction=len(labelled) - len(both),
+            predicted_without_label=len(predicted) - len(both),
+        )
 
     def rootlet_or_cord(self, reader: str) -> pd.Index:
         """Slices the reader labelled rootlet or cord."""
@@ -107,8 +142,15 @@ def load_cohort(
     slices = manifest[~manifest.index.duplicated()][list(_OF_THE_SLICE)].copy()
     slices["path"] = [image_path(path, labels) for path in slices.path]
     chains: dict[str, pd.DataFrame] = {}
+    unlabelled: dict[str, pd.Index] = {}
     for path in predictions:
-        chains |= _chains(path, slices.index, chains)
+        for name, rows in _chains(path, chains).items():
+            labelled = rows.index.isin(slices.index)
+            if not labelled.any():
+                raise EvaluationError(
+                    f"{path}: no slice of model {name!r} has a label; do both files name the same slices?"
+                )
+            chains[name], unlabelled[name] = rows[labelled], rows.index[~labelled]
     codes, count = number_clusters(list(slices.patient_key))
     return Cohort(
         slices,
@@ -117,6 +159,7 @@ def load_cohort(
         {name: _teacher(rows, readers, reference) for name, rows in chains.items()},
         pd.Series(codes, index=slices.index),
         Resamples.draw(count, bootstrap if count > 1 else 0, seed),
+        unlabelled,
     )
 
 
@@ -125,12 +168,9 @@ def _indexed(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_index(pd.Index([" ".join(parts) for parts in zip(*cells, strict=True)], name="slice"))
 
 
-def _chains(path: Path, known: pd.Index, before: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _chains(path: Path, before: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     table = _indexed(read_predictions(path))
     table["called"] = called_grade(table)
-    table = table[table.index.isin(known)]
-    if table.empty:
-        raise EvaluationError(f"{path}: no slice of it has a label; do both files name the same slices?")
     chains = {str(name): rows for name, rows in table.groupby("model", sort=True)}
     for name in chains.keys() & before.keys():
         raise EvaluationError(f"{path}: model {name!r} is in another file too; give every chain its own name")

@@ -23,10 +23,17 @@ _MOST_BOXES: Final = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Shares are of slices with a reader's box; None: no such slice, or no spacing."""
+    """Shares are of slices with a reader's box; None: no such slice, or no spacing.
+
+    AP and false boxes are of every box in the predictions, recall and centre error of the one the chain goes on with.
+    """
 
     slices: int
     with_canal: int
+    boxes: int
+    """In the predictions of these slices."""
+    own_boxes: int
+    """Boxes that the chain goes on with, at most one a slice. AP is of them alone where there are no others."""
     ap50: float | None
     ap50_95: float | None
     recall50: float | None
@@ -37,6 +44,8 @@ class Detection:
     """Boxes that fit no reader's box at IoU 0.5, per slice."""
     false_without_canal: float | None
     """The same on slices where the reader says there is no canal to box."""
+    own_without_canal: float | None
+    """Share of these slices with a box that the chain goes on with."""
     without_canal: int
 
 
@@ -54,6 +63,8 @@ def detect(truth: pd.DataFrame, found: pd.DataFrame) -> Detection:
     return Detection(
         slices=len(found),
         with_canal=int(has_canal.sum()),
+        boxes=len(boxes),
+        own_boxes=int(found.x0.notna().sum()),
         ap50=precisions[0],
         ap50_95=None if precisions[0] is None else float(np.mean([p for p in precisions if p is not None])),
         recall50=_mean(own[has_canal] >= 0.5),
@@ -62,6 +73,7 @@ def detect(truth: pd.DataFrame, found: pd.DataFrame) -> Detection:
         centre_mm_p95=float(np.percentile(errors, 95)) if len(errors) else None,
         false_per_slice=_mean(false),
         false_without_canal=_mean(false[empty]),
+        own_without_canal=_mean(found.x0.notna().to_numpy()[empty]),
         without_canal=int(empty.sum()),
     )
 

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from pydicom.errors import InvalidDicomError
 
-from training.evaluation.document import Figure
+from training.evaluation.document import Figure, Section
 from training.evaluation.figures import save
 from training.evaluation.predictions import BOX, P_GRADE
 from training.evaluation.stages import ChainScores
@@ -49,8 +49,8 @@ class Case:
     words: str
 
 
-def gallery_figures(one: ChainScores, paths: pd.Series) -> list[Figure]:
-    """Regions, grades and worst cases of a chain; a gallery without a readable picture is left out.
+def cases_section(one: ChainScores, paths: pd.Series) -> Section:
+    """Regions, grades and worst cases of a chain. The text counts cases and pictures, also where none can be shown.
 
     paths  image by slice
     """
@@ -59,14 +59,14 @@ def gallery_figures(one: ChainScores, paths: pd.Series) -> list[Figure]:
         ("grades", "Grades, agreed and not", grade_cases(one)),
         ("worst", "Worst cases: most grades off, then the surest; canals not found", worst_cases(one)),
     )
-    figures = []
+    figures, counts = [], []
     for name, caption, cases in wanted:
-        png, unreadable = _draw(one, cases, paths)
+        png, read = _draw(one, cases, paths)
+        counts.append(f"{caption}: cases {len(cases)}, pictures that could be read {read}.")
         if png is not None:
-            missing = f" {unreadable} pictures could not be read." if unreadable else ""
-            text = f"{caption}: {one.reader} (green) and {one.chain} (orange).{missing}"
+            text = f"{caption}: {one.reader} (green) and {one.chain} (orange), {read} of {len(cases)} cases."
             figures.append(Figure(name=f"gallery-{name}-{_file_name(one.chain)}", caption=text, png=png))
-    return figures
+    return Section(title=f"Cases: {one.chain}", text=" ".join(counts), figures=figures)
 
 
 def region_cases(one: ChainScores) -> list[Case]:
@@ -126,15 +126,11 @@ def read_picture(path: Path, frame: Any) -> npt.NDArray[np.float32] | None:
 
 
 def _draw(one: ChainScores, cases: Sequence[Case], paths: pd.Series) -> tuple[bytes | None, int]:
-    shown, unreadable = [], 0
-    for case in cases:
-        pixels = read_picture(Path(paths[case.slice]), one.truth.frame[case.slice])
-        if pixels is None:
-            unreadable += 1
-        else:
-            shown.append((case, pixels))
+    """The picture, None without a readable one, and how many cases it shows."""
+    read = [(case, read_picture(Path(paths[case.slice]), one.truth.frame[case.slice])) for case in cases]
+    shown = [(case, pixels) for case, pixels in read if pixels is not None]
     if not shown:
-        return None, unreadable
+        return None, 0
     down = -(-len(shown) // _ACROSS)
     figure, axes = plt.subplots(down, _ACROSS, figsize=(2 * _ACROSS, 2.25 * down), squeeze=False, layout="constrained")
     for axis in axes.flat:
@@ -145,7 +141,7 @@ def _draw(one: ChainScores, cases: Sequence[Case], paths: pd.Series) -> tuple[by
         _box(axis, one.truth.loc[case.slice], _READER, "-")
         _box(axis, one.found.loc[case.slice], _CHAIN, "--")
         axis.set_title(case.words, fontsize=7.5)
-    return save(figure), unreadable
+    return save(figure), len(shown)
 
 
 def _box(axis: Any, row: pd.Series, color: str, style: str) -> None:

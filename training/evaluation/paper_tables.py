@@ -23,6 +23,9 @@ from training.evaluation.scoring import NO_BOUNDS, with_bounds
 from training.evaluation.vocabulary import GRADES, REGIONS, code_labels
 from training.evaluation.won2025 import cut, p_as_printed
 
+_Pair = tuple[str, pd.DataFrame, str, pd.DataFrame]
+"""Name and labels of the rater in rows, then of the one in columns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -38,6 +41,21 @@ class Comparison:
 
 def comparisons(cohort: Cohort) -> list[Comparison]:
     """Every pair of readers, then every chain with the reader it learnt from; regions, then grades."""
+    return _compare(cohort, list(_pairs(cohort)))
+
+
+def further_comparisons(cohort: Cohort) -> list[Comparison]:
+    """Every chain with the readers that :func:`comparisons` leaves out, on the same slices. No table has them."""
+    pairs = [
+        (name, rows, chain, found)
+        for chain, found in cohort.chains.items()
+        for name, rows in cohort.readers.items()
+        if name != cohort.teachers[chain]
+    ]
+    return _compare(cohort, pairs)
+
+
+def _compare(cohort: Cohort, pairs: Sequence[_Pair]) -> list[Comparison]:
     made = []
     for part, labels, index in (
         ("region", REGIONS, cohort.common()),
@@ -45,7 +63,7 @@ def comparisons(cohort: Cohort) -> list[Comparison]:
     ):
         if index.empty:
             continue
-        for name_rows, rows, name_columns, columns in _pairs(cohort):
+        for name_rows, rows, name_columns, columns in pairs:
             agreement = agree_on(rows[part].loc[index], columns[part].loc[index], labels, cohort, cohort.resamples)
             made.append(
                 Comparison(
@@ -143,7 +161,7 @@ def supplements(made: Sequence[Comparison]) -> list[Table]:
     return [table for one in made for table in (_shares(one, 1), _shares(one, 0))]
 
 
-def _pairs(cohort: Cohort) -> Iterator[tuple[str, pd.DataFrame, str, pd.DataFrame]]:
+def _pairs(cohort: Cohort) -> Iterator[_Pair]:
     for first, second in combinations(cohort.readers, 2):
         yield second, cohort.readers[second], first, cohort.readers[first]
     for chain, found in cohort.chains.items():

@@ -37,13 +37,17 @@ def evaluate_predictions(
     sections = [*_paper(cohort, compared), *_beyond(cohort, chains, pictures)]
     out.mkdir(parents=True, exist_ok=True)
     write_document(out, _TITLE, _intro(cohort, bootstrap, seed), sections)
+    compared += paper_tables.further_comparisons(cohort)
     figures = {"data": _data(cohort, labels), **as_json(compared, chains)}
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
 
 def as_json(compared: Sequence[paper_tables.Comparison], chains: Sequence[ChainScores]) -> dict[str, Any]:
-    """Every figure of the document for scripts."""
+    """Every figure of the document for scripts.
+
+    ``agreement`` has every pair of readers and every chain with every reader, on the slices that all raters answered.
+    """
     return {
         "agreement": [
             {"part": one.part, "rows": one.rows, "columns": one.columns, **asdict(one.agreement)} for one in compared
@@ -51,10 +55,12 @@ def as_json(compared: Sequence[paper_tables.Comparison], chains: Sequence[ChainS
         "chains": {
             one.chain: {
                 "reader": one.reader,
+                "coverage": asdict(one.coverage),
                 "detection": asdict(one.detection),
                 "detection_by_all": None if one.detection_by_all is None else asdict(one.detection_by_all),
                 "region": {name: asdict(found) for name, found in one.regions.items()},
                 "grade": {name: asdict(found) for name, found in one.grades.items()},
+                "other": asdict(one.other),
                 "calibration": {
                     name: {"n": found.n, "ece": found.ece, "brier": found.brier}
                     for name, found in one.calibration.items()
@@ -78,8 +84,7 @@ def _data(cohort: Cohort, labels: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "labels_sha256": digest,
-        "slices": len(cohort.slices),
-        "patients": int(cohort.patients.nunique()),
+        **asdict(cohort.coverage()),
         "readers": sorted(cohort.readers),
     }
 
@@ -106,14 +111,19 @@ def _paper(cohort: Cohort, compared: Sequence[paper_tables.Comparison]) -> list[
 
 def _beyond(cohort: Cohort, chains: Sequence[ChainScores], pictures: bool) -> list[Section]:
     from training.evaluation import figures
-    from training.evaluation.galleries import gallery_figures
+    from training.evaluation.galleries import cases_section
 
     return [
+        Section(title="Labels and predictions", tables=(stage_tables.coverage_table(cohort, chains),)),
         Section(title="Finding the canal", tables=(stage_tables.detection_table(chains),)),
         Section(title="Rootlet or cord", tables=(stage_tables.region_table(chains),)),
         Section(
             title="Grades, stage by stage and end to end",
-            tables=(stage_tables.grade_table(chains), stage_tables.class_table(chains)),
+            tables=(
+                stage_tables.grade_table(chains),
+                stage_tables.class_table(chains),
+                stage_tables.other_table(chains),
+            ),
             figures=figures.end_to_end_figures(chains),
         ),
         Section(
@@ -132,17 +142,17 @@ def _beyond(cohort: Cohort, chains: Sequence[ChainScores], pictures: bool) -> li
             tables=stage_tables.cross_tables(cohort),
             text="Pairwise, on the slices both answered; chains as they report in the end.",
         ),
-        *(
-            Section(title=f"Cases: {one.chain}", figures=gallery_figures(one, cohort.slices.path))
-            for one in (chains if pictures else ())
-        ),
+        *(cases_section(one, cohort.slices.path) for one in (chains if pictures else ())),
     ]
 
 
 def _intro(cohort: Cohort, bootstrap: int, seed: int) -> str:
     pairs = ", ".join(f"{chain} (compared with {reader})" for chain, reader in cohort.teachers.items())
+    met = cohort.coverage()
     return (
-        f"{len(cohort.slices)} slices of {cohort.patients.nunique()} patients. Readers: {', '.join(cohort.readers)}. "
+        f"{met.slices} slices of {met.patients} patients have a label and a prediction; "
+        f"{met.labelled_without_prediction} labelled slices have no prediction, "
+        f"{met.predicted_without_label} predicted slices no label. Readers: {', '.join(cohort.readers)}. "
         f"Chains: {pairs}. Brackets hold 95 % intervals of {bootstrap} resamples of whole patients (seed {seed}).\n\n"
         "Not for clinical use. Figures hold for the images they were measured on."
     )

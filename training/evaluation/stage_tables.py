@@ -18,8 +18,31 @@ from training.evaluation.vocabulary import GRADES, REGIONS, UNLABELLED, code_lab
 
 _FOV_EDGES: Final = (0, 160, 200, float("inf"))
 _FOV_NAMES: Final = ("0 to 160 mm", "160 to 200 mm", "200 mm and more")
+"""A name's upper end belongs to the next group."""
 _FEWEST: Final = 10
 """Slices below which a subgroup is not scored."""
+
+
+def coverage_table(cohort: Cohort, chains: Sequence[ChainScores]) -> Table:
+    """Slices with a label and a prediction, and those that lack one of them."""
+    named = [(f"{one.chain} and {one.reader}", one.coverage) for one in chains]
+    named.append(("any chain and any reader", cohort.coverage()))
+    return Table(
+        title="Slices with a label and a prediction",
+        header=("", "slices", "patients", "labelled, not predicted", "predicted, not labelled"),
+        rows=[
+            [
+                name,
+                str(found.slices),
+                str(found.patients),
+                str(found.labelled_without_prediction),
+                str(found.predicted_without_label),
+            ]
+            for name, found in named
+        ],
+        note="The figures of a chain are of the slices that its reader labelled and it predicted; the others count "
+        "neither as right nor as missed.",
+    )
 
 
 def detection_table(chains: Sequence[ChainScores]) -> Table:
@@ -35,18 +58,23 @@ def detection_table(chains: Sequence[ChainScores]) -> Table:
                 *(number(value) for value in (found.ap50, found.ap50_95, found.recall50, found.recall75)),
                 number(found.centre_mm_median, 2),
                 number(found.centre_mm_p95, 2),
+                f"{found.boxes} ({found.own_boxes})",
                 number(found.false_per_slice),
                 f"{number(found.false_without_canal)} ({found.without_canal})",
+                number(found.own_without_canal),
             ]
         )
     return Table(
         title="Canal",
         header=(
             "", "slices with a canal", "AP50", "AP50:95", "recall IoU .5", "recall IoU .75", "centre error mm, median",
-            "95th percentile", "false boxes a slice", "on 'other' slices (n)",
+            "95th percentile", "boxes (own)", "false boxes a slice", "on 'other' slices (n)",
+            "own box on 'other' slices",
         ),
         rows=rows,
-        note="AP by COCO's 101-point rule. Recall and centre error are those of the box the chain goes on with.",
+        note="AP by COCO's 101-point rule. AP and false boxes are of all boxes in the predictions: the box the chain "
+        "goes on with (own), and the detector's further ones however low their score. Where no more boxes are there "
+        "than own ones, both are of the own box alone. Recall and centre error are always of the own box.",
     )  # fmt: skip
 
 
@@ -83,6 +111,32 @@ def grade_table(chains: Sequence[ChainScores]) -> Table:
         note="Of slices the reader graded. End to end: box, rootlet or cord and grade are the chain's; no box, cord "
         "and abstention count as errors in accuracy and macro-F1. The other scores are of slices with an answer.",
     )  # fmt: skip
+
+
+def other_table(chains: Sequence[ChainScores]) -> Table:
+    """What chains make of slices that nobody can grade."""
+    return Table(
+        title="Slices the reader calls 'other'",
+        header=("", "slices", "no box", "abstained", "cord or no grade", "graded", "graded C or D"),
+        rows=[
+            [
+                f"{one.chain} and {one.reader}",
+                *(
+                    str(count)
+                    for count in (
+                        one.other.slices,
+                        one.other.no_box,
+                        one.other.abstained,
+                        one.other.no_grade,
+                        one.other.graded,
+                        one.other.severe,
+                    )
+                ),
+            ]
+            for one in chains
+        ],
+        note="Nobody can grade these: each grade is one too many. They are in no other table of grades.",
+    )
 
 
 def class_table(chains: Sequence[ChainScores]) -> Table:
@@ -140,7 +194,7 @@ def calibration_table(chains: Sequence[ChainScores]) -> Table:
 
 def subgroup_tables(cohort: Cohort, chains: Sequence[ChainScores]) -> list[Table]:
     """End-to-end grading and recall of the canal by level, vendor and field of view."""
-    fov = pd.cut(cohort.slices.fov_mm.astype(float), _FOV_EDGES, labels=_FOV_NAMES).astype(object)
+    fov = pd.cut(cohort.slices.fov_mm.astype(float), _FOV_EDGES, labels=_FOV_NAMES, right=False).astype(object)
     groups = {"level": cohort.slices.level, "vendor": cohort.slices.vendor, "field of view": fov}
     tables = []
     for name, given in groups.items():

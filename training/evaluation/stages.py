@@ -55,6 +55,21 @@ class StudyLevel:
     """Highest P(C or D) of a slice the chain called rootlet, 0 without one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnOther:
+    """What a chain makes of the slices that its reader calls 'other': nobody can grade them."""
+
+    slices: int
+    no_box: int
+    abstained: int
+    """With a box."""
+    no_grade: int
+    """With a box and no abstention, and yet not called rootlet or not graded."""
+    graded: int
+    severe: int
+    """Graded C or D."""
+
+
 class ChainScores:
     """Everything measured of one chain; slices that its reader did not label are left out."""
 
@@ -65,6 +80,7 @@ class ChainScores:
         index = rows.index.intersection(cohort.chains[chain].index, sort=False)
         self.truth = rows.loc[index]
         self.found = cohort.chains[chain].loc[index]
+        self.coverage = cohort.coverage_of(chain)
         self._cohort = cohort
 
     @cached_property
@@ -101,6 +117,21 @@ class ChainScores:
             },
             "region",
             REGIONS,
+        )
+
+    @cached_property
+    def other(self) -> OnOther:
+        """On the slices that the reader calls 'other'."""
+        found = self.found[self.truth.region.eq("other").to_numpy()]
+        boxed = found[found.x0.notna()]
+        abstained, graded = int(boxed.abstained.eq("1").sum()), int(boxed.called.isin(GRADES).sum())
+        return OnOther(
+            slices=len(found),
+            no_box=len(found) - len(boxed),
+            abstained=abstained,
+            no_grade=len(boxed) - abstained - graded,
+            graded=graded,
+            severe=int(boxed.called.isin(GRADES[SEVERE:]).sum()),
         )
 
     @cached_property

@@ -111,6 +111,45 @@ def test_labels_a_bundle_was_made_from_are_no_test(tmp_path: Path) -> None:
     assert "no test" in model_card(learnt.model_copy(update={"metrics": metrics}))
 
 
+def test_other_chains_are_no_readers(tmp_path: Path, manifest: Manifest) -> None:
+    """An evaluation of two models: agreement of the other one is none between readers, and none with a reader."""
+    mine = chain_name(manifest)
+    path = _evaluation(tmp_path, mine)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree["data"]["readers"].append("ben@clinic")
+    tree["agreement"] += [
+        {"part": "grade", "rows": "anna", "columns": "two", "n": 10, "kappa_quadratic": 0.1},
+        {"part": "grade", "rows": "two", "columns": mine, "n": 10, "kappa_quadratic": 0.1},
+        {"part": "grade", "rows": "ben@clinic", "columns": mine, "n": 10, "kappa_quadratic": 0.5},
+        {"part": "grade", "rows": "ben@clinic", "columns": "anna", "n": 10, "kappa_quadratic": None},
+    ]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert set(figures_of(path, manifest)["readers among themselves"]) == {"anna and truth", "ben@clinic and anna"}
+    agreement = reader_agreement(path, manifest, "readers")
+    assert agreement is not None
+    assert (agreement["number"], agreement["value"]) == (2, 0.6)
+
+
+def test_figures_say_what_was_left_out_and_what_nobody_can_grade(tmp_path: Path, manifest: Manifest) -> None:
+    mine = chain_name(manifest)
+    path = _evaluation(tmp_path, mine)
+    assert "slices the reader calls other" not in figures_of(path, manifest)  # an evaluation of an older version
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    counts = {"slices": 7, "patients": 2, "labelled_without_prediction": 3, "predicted_without_label": 1}
+    other = {"slices": 5, "no_box": 1, "abstained": 2, "no_grade": 1, "graded": 1, "severe": 0}
+    tree["chains"][mine] |= {"coverage": counts, "other": other}
+    tree["chains"][mine]["detection"] |= {"boxes": 20, "own_boxes": 9, "own_without_canal": 0.5}
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    figures = figures_of(path, manifest)
+    assert {name: figures["data"][name] for name in counts} == counts
+    assert figures["data"]["readers"] == ["anna", "truth"]
+    assert figures["canal"]["own_without_canal"] == 0.5
+    assert figures["slices the reader calls other"] == other
+    card = model_card(manifest.model_copy(update={"metrics": {"held_out": figures}}))
+    assert "labelled without prediction 3, predicted without label 1" in card
+    assert "| slices the reader calls other | slices 5, no box 1, abstained 2, no grade 1, graded 1, severe 0 |" in card
+
+
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, manifest: Manifest) -> None:
     (tmp_path / "evaluation.json").write_text("{}", encoding="utf-8")
     with pytest.raises(TrainingError, match="run stenosis-train evaluate again"):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.unit.training.evaluation.realised import write_paper
 from tests.unit.training.evaluation.simulated import write_simulated
 from training.cli import app
-from training.evaluation import paper_tables
+from training.evaluation import paper_tables, stage_tables
 from training.evaluation.cohort import load_cohort
 from training.evaluation.predictions import called_grade, read_predictions, write_predictions
 from training.evaluation.reading import EvaluationError
@@ -135,6 +135,89 @@ def test_the_slices_beside_a_change_are_left_out_in_the_order_of_z() -> None:
     truth = pd.DataFrame({"z_mm": [3.0, 1, 2, 4, 5], "region": regions, "series_uid": "1"})
     assert beside_transition(truth).tolist() == [True, False, True, False, False]
     assert not beside_transition(truth.assign(z_mm=np.nan)).any()
+
+
+def test_labels_without_a_prediction_and_predictions_without_a_label_are_counted(
+    simulated: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Labels of patient 0 and of one slice of patient 1 by one reader are gone, and predictions of patients 2 and 3."""
+    table = pd.read_csv(simulated[0], dtype=str, keep_default_na=False)
+    gone = (table.study_uid == "1.2.0") | ((table.sop_uid == "1.2.1.1.5") & (table.reader == "anna"))
+    table[~gone].to_csv(tmp_path / "labels.csv", index=False)
+    found = pd.read_parquet(simulated[1])
+    found = found[~found.study_uid.isin(["1.2.2", "1.2.3"]) | ((found.model == "two") & (found.study_uid == "1.2.3"))]
+    write_predictions(found, tmp_path / "predictions.parquet")
+    done = call(
+        "--labels", tmp_path / "labels.csv", "--predictions", tmp_path / "predictions.parquet", "--out", tmp_path,
+        "--bootstrap", 0, "--no-pictures",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    tree = json.loads((tmp_path / "evaluation.json").read_text())
+    counts = ("slices", "patients", "labelled_without_prediction", "predicted_without_label")
+    assert [tree["data"][name] for name in counts] == [22 * 12, 22, 12, 12]
+    chains = tree["chains"]
+    assert [chains["one"]["coverage"][name] for name in counts] == [21 * 12 - 1, 21, 24, 13]
+    assert [chains["two"]["coverage"][name] for name in counts] == [22 * 12 - 1, 22, 12, 13]
+    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    assert "264 slices of 22 patients have a label and a prediction" in text
+    assert "12 labelled slices have no prediction, 12 predicted slices no label" in text
+    assert "| one and anna | 251 | 21 | 24 | 13 |" in text
+
+
+def test_a_model_none_of_whose_slices_has_a_label_is_named(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    found = pd.read_parquet(simulated[1])
+    found.loc[found.model == "two", "study_uid"] = "9.9"
+    write_predictions(found, tmp_path / "predictions.parquet")
+    with pytest.raises(EvaluationError, match="no slice of model 'two' has a label"):
+        load_cohort(simulated[0], [tmp_path / "predictions.parquet"], bootstrap=0)
+
+
+def test_what_becomes_of_slices_that_nobody_can_grade(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Six slices that anna calls 'other'. One has no box, one is abstained on, one is called cord, three are graded."""
+    labels = pd.read_csv(simulated[0])
+    slices = labels[(labels.region == "other") & (labels.reader == "anna")].sop_uid
+    assert len(slices) == 6
+    found = pd.read_parquet(simulated[1]).query("model == 'one'").set_index("sop_uid", drop=False)
+    found.loc[slices, ["x0", "y0", "x1", "y1", "region", "grade", "abstained", "box_score"]] = (
+        2.0, 2.0, 9.0, 9.0, "rootlet", "A", "0", 0.9,
+    )  # fmt: skip
+    found.loc[slices.iloc[0], ["x0", "y0", "x1", "y1"]] = np.nan
+    found.loc[slices.iloc[1], "abstained"] = "1"
+    found.loc[slices.iloc[2], "region"] = "cord"
+    found.loc[slices.iloc[3], "grade"] = "D"
+    write_predictions(found, tmp_path / "predictions.parquet")
+    done = call(
+        "--labels", simulated[0], "--predictions", tmp_path / "predictions.parquet", "--out", tmp_path,
+        "--bootstrap", 0, "--no-pictures",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    counted = json.loads((tmp_path / "evaluation.json").read_text())["chains"]["one"]["other"]
+    assert counted == {"slices": 6, "no_box": 1, "abstained": 1, "no_grade": 1, "graded": 3, "severe": 1}
+    assert "| one and anna | 6 | 1 | 1 | 1 | 3 | 1 |" in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_a_chain_is_compared_with_every_reader(simulated: tuple[Path, Path, Path]) -> None:
+    """In the figures; the tables of the paper have only the reader it learnt from."""
+    out = simulated[2]
+    agreement = json.loads((out / "evaluation.json").read_text())["agreement"]
+    pairs = [(one["rows"], one["columns"]) for one in agreement if one["part"] == "grade"]
+    assert pairs == [("ben", "anna"), ("anna", "one"), ("anna", "two"), ("ben", "one"), ("ben", "two")]
+    assert len({one["n"] for one in agreement if one["part"] == "grade"}) == 1
+    assert ": ben (rows) and one (columns)" not in (out / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_a_field_of_view_of_200_mm_belongs_to_200_mm_and_more(
+    simulated: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    table = pd.read_csv(simulated[0])
+    table["fov_mm"] = table.fov_mm.replace({150.0: 159.9, 180.0: 160.0, 220.0: 200.0})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    cohort = load_cohort(tmp_path / "labels.csv", [simulated[1]], bootstrap=0)
+    tables = stage_tables.subgroup_tables(cohort, [ChainScores(cohort, "one")])
+    rows = next(one for one in tables if one.title == "By field of view").rows
+    assert [row[:2] for row in rows] == [
+        [f"one, {name}", "96"] for name in ("0 to 160 mm", "160 to 200 mm", "200 mm and more")
+    ]
 
 
 def test_one_reader_and_no_pictures_is_enough(simulated: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.unit.training.evaluation.simulated import write_simulated
 from training.evaluation.cohort import load_cohort
-from training.evaluation.galleries import gallery_figures, grade_cases, read_picture, region_cases, worst_cases
+from training.evaluation.galleries import cases_section, grade_cases, read_picture, region_cases, worst_cases
 from training.evaluation.stages import ChainScores
 
 SAMPLE = Path(__file__).parents[4] / "sample_series" / "dicom" / "03-t2_tse_tra" / "0001.dcm"
@@ -55,9 +55,14 @@ def test_the_worst_case_is_the_surest_of_the_furthest_off(chain: ChainScores) ->
 
 def test_pictures_that_cannot_be_read_are_counted(chain: ChainScores, tmp_path: Path) -> None:
     paths = chain.truth.path.map(lambda name: tmp_path / name)
-    assert gallery_figures(chain, paths) == []
+    none = cases_section(chain, paths)
+    assert none.figures == []
+    for cases in (region_cases(chain), grade_cases(chain), worst_cases(chain)):
+        assert f"cases {len(cases)}, pictures that could be read 0." in none.text
     first = worst_cases(chain)[0].slice
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "one.png")
     paths[first] = tmp_path / "one.png"
-    worst = next(figure for figure in gallery_figures(chain, paths) if figure.name == "gallery-worst-two")
-    assert f"{len(worst_cases(chain)) - 1} pictures could not be read" in worst.caption
+    section = cases_section(chain, paths)
+    worst = next(figure for figure in section.figures if figure.name == "gallery-worst-two")
+    assert f"1 of {len(worst_cases(chain))} cases" in worst.caption
+    assert f"cases {len(worst_cases(chain))}, pictures that could be read 1." in section.text

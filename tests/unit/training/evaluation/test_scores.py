@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, matthews_corrcoef, precision_recall_fscore_support, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchvision.ops import box_iou
@@ -60,7 +61,8 @@ def test_a_detector_on_four_slices() -> None:
     assert result.recall50 == pytest.approx(1 / 3)  # IoU of the shifted box is 6 / 14
     assert result.centre_mm_p95 == pytest.approx(0.95 * 4 * 0.6)
     assert result.false_per_slice == pytest.approx(3 / 4)
-    assert result.false_without_canal == 1
+    assert result.false_without_canal == result.own_without_canal == 1
+    assert (result.boxes, result.own_boxes) == (4, 3)
     assert result.ap50 == pytest.approx(34 / 101)
 
 
@@ -107,3 +109,30 @@ def test_calibration_of_honest_and_of_boastful_scores() -> None:
     assert boastful.ece == pytest.approx(float(theirs), abs=0.01)  # theirs has bins of equal width
     assert boastful.brier == pytest.approx(float(((sharp - np.eye(4)[truth]) ** 2).sum(1).mean()))
     assert calibrate(np.array([], dtype=np.int64), np.empty((0, 4))) is None
+
+
+@pytest.mark.parametrize(("seed", "slices"), [(108, 16), (1, 103)])
+def test_the_bins_of_few_slices_are_cut_at_one_set_of_edges(seed: int, slices: int) -> None:
+    """Edges are scores here, and two ways to compute them differ in the last bit."""
+    generator = np.random.default_rng(seed)
+    assert int(generator.integers(16, 200)) == slices
+    scores, truth = generator.dirichlet(np.ones(4), slices), generator.integers(0, 4, slices)
+    top, right = scores.max(1), scores.argmax(1) == truth
+    edges = np.percentile(top, np.linspace(0, 1, 16) * 100)[1:-1]
+    held = [here for place in range(15) if (here := [sum(edges < one) == place for one in top]) and any(here)]
+    found = calibrate(truth, scores)
+    assert found is not None
+    assert found.confidence == pytest.approx([top[here].mean() for here in held])
+    assert found.accuracy == pytest.approx([right[here].mean() for here in held])
+    assert found.ece == pytest.approx(sum(abs((top - right)[here].sum()) for here in held) / slices)
+
+
+def test_the_bins_are_those_of_scikit_learn_on_many_slices() -> None:
+    generator = np.random.default_rng(7)
+    scores, truth = generator.dirichlet(np.ones(4), 20000), generator.integers(0, 4, 20000)
+    found = calibrate(truth, scores)
+    assert found is not None
+    right = (scores.argmax(1) == truth).astype(int)
+    accuracy, confidence = calibration_curve(right, scores.max(1), n_bins=15, strategy="quantile")
+    assert found.accuracy == pytest.approx(accuracy)
+    assert found.confidence == pytest.approx(confidence)
