@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ def import_coco(source: Path, mapping: Mapping, intake: Intake) -> Iterator[Labe
         for one in whole["annotations"]:
             drawn[one["image_id"]].append(one)
         files = {number: folder / str(one["file_name"]) for number, one in pictures.items()}
+        boxes = {
+            number: [(names.get(one.get("category_id")), one.get("bbox")) for one in drawn.get(number, ())]
+            for number in pictures
+        }
     except OSError as error:
         raise LabelError(f"{source} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -39,8 +43,7 @@ def import_coco(source: Path, mapping: Mapping, intake: Intake) -> Iterator[Labe
     for number, facts in intake.steps(list(pictures.items()), "reading labels"):
         path = files[number]
         size = facts.get("width"), facts.get("height")
-        boxes = [(names.get(one.get("category_id"), ""), one.get("bbox")) for one in drawn.get(number, ())]
-        yield from _rows(path, boxes, COCO_BOX, mapping, intake, root, size=size)
+        yield from _rows(path, boxes[number], COCO_BOX, mapping, intake, root, size=size)
 
 
 def import_yolo(source: Path, mapping: Mapping, intake: Intake) -> Iterator[LabelRow]:
@@ -80,7 +83,7 @@ def _yolo_lines(path: Path) -> list[tuple[str, list[float] | None]]:
 
 def _rows(
     path: Path,
-    boxes: list[tuple[str, Any]],
+    boxes: Sequence[tuple[str | None, Any]],
     form: BoxFormat,
     mapping: Mapping,
     intake: Intake,
@@ -90,6 +93,10 @@ def _rows(
     what = short(path, root)
     if len(boxes) != 1:
         intake.leave_out(what, "several boxes on one image" if boxes else "no box on the image")
+        return
+    name, values = boxes[0]
+    if name is None:
+        intake.leave_out(what, "the category of the box is not among the categories of the file")
         return
     slices = intake.read(path, root)
     if len(slices) != 1:
@@ -103,7 +110,6 @@ def _rows(
             "drawn on an image of another size",
         )
         return
-    name, values = boxes[0]
     try:
         a, b, c, d = (float(value) for value in values)
         box = form.box((a, b, c, d), image.columns, image.rows)

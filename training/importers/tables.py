@@ -38,6 +38,9 @@ def import_table(source: Path, mapping: Mapping, intake: Intake) -> Iterator[Lab
     boxed = all(name in given for name in mapping.box.columns)
     cache: dict[Path, tuple[Image, ...]] = {}
     for number, line in intake.steps(list(enumerate(lines, start=FIRST_ROW)), "reading labels"):
+        if lines.restkey in line:  # a comma too many may have shifted every cell behind it
+            intake.leave_out(f"{source.name}, row {number}", "the row has more cells than the header")
+            continue
         for reader, columns in plans:
             cells = _cells(line, columns, mapping)
             what = f"{source.name}, row {number}" + (f", reader {reader}" if reader else "")
@@ -109,6 +112,8 @@ def _image(
     frame = int(text) if text else None
     if "path" not in cells:
         found = by_uid.get((cells["sop_uid"], frame))
+        if found is None and frame == 1:
+            found = by_uid.get((cells["sop_uid"], None))
         if found is None:
             intake.leave_out(f"{what}: {cells['sop_uid']}", f"no image with this SOP Instance UID below {images}")
         return found
@@ -124,7 +129,7 @@ def _image(
 
 def _frame(slices: tuple[Image, ...], frame: int | None, what: str, intake: Intake) -> Image | None:
     for image in slices:
-        if image.frame == frame:
+        if image.frame == frame or (image.frame is None and frame == 1):
             return image
     many = frame is None
     intake.leave_out(what, "the image has several frames and the label names none" if many else "no such frame")

@@ -109,13 +109,30 @@ def check_images(frame: pd.DataFrame, manifest: Path, *, decode: bool = False) -
             image = images.get(number)
             if image is None:
                 problems.append(f"{manifest}: row {row.Index}, column frame: {path.name} has no frame {number}")
-            elif boxed[row.Index] and not image.holds(PixelBox(row.x0, row.y0, row.x1, row.y1)):
-                column = "x1" if row.x1 > image.columns else "y1"
-                problems.append(
-                    f"{manifest}: row {row.Index}, column {column}: the box ({row.x0:g}, {row.y0:g}, {row.x1:g}, "
-                    f"{row.y1:g}) lies outside the image of {image.columns} x {image.rows} pixels; correct the box"
-                )
+            elif boxed[row.Index]:
+                fault = box_fault(PixelBox(row.x0, row.y0, row.x1, row.y1), image.columns, image.rows)
+                problems += [f"{manifest}: row {row.Index}, {fault}"] if fault else []
     refuse(problems)
+
+
+def box_fault(box: PixelBox, columns: int, rows: int) -> str | None:
+    """What is wrong with a box of an image of this size, beginning with the column of the manifest; None: nothing."""
+    outside = [
+        name
+        for name, out in (("x0", box.x0 < 0), ("y0", box.y0 < 0), ("x1", box.x1 > columns), ("y1", box.y1 > rows))
+        if out
+    ]
+    if not outside:
+        return None
+    return (
+        f"column {outside[0]}: the box ({box.x0:g}, {box.y0:g}, {box.x1:g}, {box.y1:g}) lies outside the image of "
+        f"{columns} x {rows} pixels; correct the box"
+    )
+
+
+def grey(picture: Picture.Image) -> Picture.Image:
+    """One channel of brightness, whatever the colours, palette and transparency; whole numbers and floats stay."""
+    return picture if picture.mode.startswith(("I", "F")) else picture.convert("L")
 
 
 def read_pixels(path: Path) -> Any:

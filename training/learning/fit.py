@@ -64,11 +64,13 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a run may use; changes no result but for the rounding of other hardware."""
+    """What a run may use. The same devices give the same result, but for the rounding of other hardware."""
 
     devices: int = 1
+    """Each takes a batch of its own at every step: with several a step learns from ``devices`` times ``batch_size``
+    slices, an epoch has that many fewer steps, and the weights differ from those of one device."""
     workers: int = 1
-    """Processes that prepare slices."""
+    """Processes that prepare slices; change no result."""
 
 
 @dataclass(slots=True)
@@ -97,14 +99,15 @@ def fit(
 ) -> Fitted:
     """Train one network into the folder ``out``; goes on by itself where a run of the same recipe and slices stopped.
 
-    raises  TrainingError (a class without slices, a loss that is not finite, a full disk, broken checkpoints, a folder
-            that holds another run), Interrupted
+    raises  TrainingError (a class without slices, a loss or weights that are not finite, a full disk, broken
+            checkpoints, a folder that holds another run), Interrupted
     """
     shown, looked_at = usable(train, recipe.stage), usable(validation, recipe.stage)
     need_every_class(shown, recipe.stage, "the training part")
     need_every_class(looked_at[:1] if recipe.stage is Stage.LOCATE else looked_at, recipe.stage, "the validation part")
     looked_at = _some(looked_at, recipe.validation_slices, seed)
-    out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     mark = _fingerprint(recipe, shown, looked_at, seed, weights_backbone)
     done = _finished(out, mark)
     if done is not None:
@@ -152,10 +155,11 @@ class _Run:
         """Epoch after epoch, to the end."""
         self._resume()
         progress, recipe = self._progress, self._recipe
-        with _stop_asked() as stop, SummaryWriter(str(self._out / "tensorboard")) as board:
+        with _stop_asked() as stop, _board(self._out) as board:
             while progress.epoch < recipe.epochs:
                 draws = epoch_draws(train, recipe, seed=self._seed, epoch=progress.epoch)
                 loss = self._epoch(draws, stop)
+                self._check_weights()
                 score = self._validate(validation)
                 progress.epoch += 1
                 self._judge(score)
@@ -171,20 +175,22 @@ class _Run:
         )
         if self._fabric.is_global_zero:
             plain = asdict(fitted) | {"best": fitted.best.name, "mark": self._mark}
-            (self._out / DONE_NAME).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+            done = self._out / DONE_NAME
+            partial = done.with_suffix(".partial")
+            with _writing(self._out):
+                partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+                partial.replace(done)
         return fitted
 
     def _epoch(self, draws: Sequence[Draw], stop: _Stop) -> float:
         """Train one epoch; returns the mean loss."""
         recipe, progress, losses = self._recipe, self._progress, []
-        steps = -(-len(draws) // recipe.batch_size)
+        steps = _steps(len(draws), recipe.batch_size, self._fabric.world_size)
         self._network.train()
         batches = iter(self._batches(draws, recipe.batch_size))
         begun = clock = time.monotonic()
         for number in range(steps):
-            batch = next(batches, None)
-            if batch is None:  # other ranks took them
-                break
+            batch = next(batches)
             got = time.monotonic()
             self._waited += got - clock
             torch.manual_seed(self._seed + progress.step)
@@ -213,11 +219,7 @@ class _Run:
     def _step(self, batch: Any) -> float:
         loss = loss_of(self._network, batch, self._recipe, self._fabric.device)
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"{self._recipe.stage}: the loss became {loss.item()} in epoch {self._progress.epoch + 1}; the "
-                f"checkpoint of the epoch before is kept in {self._out}: lower {self._recipe.stage}.learning_rate or "
-                f"set {self._recipe.stage}.clip_norm, and train into a new folder"
-            )
+            raise self._diverged(f"the loss became {loss.item()}")
         self._optimizer.zero_grad()
         self._fabric.backward(loss)
         if self._recipe.clip_norm:
@@ -228,6 +230,18 @@ class _Run:
         if self._averaged is not None:
             self._averaged.update_parameters(self._network)
         return float(loss.detach())
+
+    def _check_weights(self) -> None:
+        """The last step of an epoch has no loss after it that would tell: an infinite gradient, for example."""
+        if not all(bool(tensor.isfinite().all()) for tensor in self._network.state_dict().values()):
+            raise self._diverged("the weights became infinite or no numbers")
+
+    def _diverged(self, how: str) -> TrainingError:
+        stage = self._recipe.stage
+        return TrainingError(
+            f"{stage}: {how} in epoch {self._progress.epoch + 1}; the checkpoint of the epoch before is kept in "
+            f"{self._out}: lower {stage}.learning_rate or set {stage}.clip_norm, and train into a new folder"
+        )
 
     def _rate(self, steps: int) -> float:
         recipe, progress = self._recipe, self._progress
@@ -273,16 +287,18 @@ class _Run:
         if not self._fabric.is_global_zero:
             return
         rate = self._optimizer.param_groups[0]["lr"]
-        for name, value in (("loss", loss), (f"validation/{recipe.score}", score), ("learning rate", rate)):
-            board.add_scalar(name, value, progress.epoch)
         line = {"epoch": progress.epoch, "loss": round(loss, 6), recipe.score: round(score, 6), "learning_rate": rate}
-        with (self._out / HISTORY_NAME).open("a", encoding="utf-8") as history:
-            history.write(json.dumps(line) + "\n")
+        with _writing(self._out):
+            for name, value in (("loss", loss), (f"validation/{recipe.score}", score), ("learning rate", rate)):
+                board.add_scalar(name, value, progress.epoch)
+            with (self._out / HISTORY_NAME).open("a", encoding="utf-8") as history:
+                history.write(json.dumps(line) + "\n")
 
     def _save(self) -> None:
         last = self._out / checkpoints.LAST_NAME
-        if self._fabric.is_global_zero and last.exists():
-            last.replace(self._out / checkpoints.BEFORE_NAME)
+        with _writing(self._out):
+            if self._fabric.is_global_zero and last.exists():
+                last.replace(self._out / checkpoints.BEFORE_NAME)
         checkpoints.save(
             self._fabric,
             last,
@@ -303,6 +319,8 @@ class _Run:
             raise TrainingError(
                 f"{self._out} holds a run of another recipe, seed or set of slices; choose another folder, or remove it"
             )
+        if stored["progress"]["best_epoch"]:
+            _check_best(self._out)
         self._network.load_state_dict(stored["network"])
         self._optimizer.load_state_dict(stored["optimizer"])
         if self._averaged is not None:
@@ -369,6 +387,46 @@ def _fingerprint(
     return made.hexdigest()
 
 
+def _steps(slices: int, batch_size: int, devices: int) -> int:
+    """Of one device in an epoch: the slices are dealt out to the devices, then batched."""
+    return math.ceil(math.ceil(slices / devices) / batch_size)
+
+
+def _check_best(out: Path) -> None:
+    """Raises TrainingError when the best epoch, which nothing else holds, is gone."""
+    best = out / checkpoints.BEST_NAME
+    how = f"{best} does not exist" if not best.exists() else ""
+    try:
+        how or checkpoints.read(best)
+    except TrainingError as error:
+        how = str(error)
+    if how:
+        raise TrainingError(f"{how}; put it back, or remove {out} to train this stage from the start")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises TrainingError for what the disk does not take."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{out} cannot be written ({error.strerror or error}); free space and run the same command again: it goes "
+            "on from the last whole epoch"
+        ) from error
+
+
+@contextmanager
+def _board(out: Path) -> Iterator[SummaryWriter]:
+    with _writing(out):
+        board = SummaryWriter(str(out / "tensorboard"))
+    try:
+        yield board
+    finally:
+        with _writing(out):
+            board.close()
+
+
 def _finished(out: Path, mark: str) -> Fitted | None:
     try:
         stored = json.loads((out / DONE_NAME).read_text(encoding="utf-8"))
@@ -378,6 +436,7 @@ def _finished(out: Path, mark: str) -> Fitted | None:
         raise TrainingError(
             f"{out} holds a finished run of another recipe, seed or set of slices; choose another folder"
         )
+    _check_best(out)
     return Fitted(**{**stored, "best": out / stored["best"]})
 
 

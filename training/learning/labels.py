@@ -40,6 +40,8 @@ class LabelledSlice:
     """Shares of the readers who said rootlet and cord, ``[2]``; None when most refuse the slice or none labelled it."""
     grades: Shares | None
     """Probability of A to D, ``[4]``; None when nobody graded it. A set of possible grades shares one reader's vote."""
+    refused: bool = False
+    """Most readers who say what it shows say that it cannot be judged: it teaches neither region nor grade."""
 
     @property
     def key(self) -> Key:
@@ -89,6 +91,7 @@ def labelled(manifest: pd.DataFrame, store: SliceStore, chain: str, readers: Seq
                 box=PixelBox(*(float(v) for v in box.mean())) if len(box) else None,
                 regions=_regions(group["region"]),
                 grades=_grades(group),
+                refused=_refused(group),
             )
         )
     return slices
@@ -98,6 +101,14 @@ def _regions(said: pd.Series) -> Shares | None:
     counts = np.array([(said == region.value).sum() for region in REGIONS], dtype=np.float64)
     refused = int((said == Region.OTHER.value).sum())
     return counts / counts.sum() if counts.sum() > 0 and counts.sum() >= refused else None
+
+
+def _refused(group: pd.DataFrame) -> bool:
+    """A grade without a region counts as an answer: only what can be judged is graded."""
+    said, graded = group["region"], (group["grade"] != "") | (group["grade_set"] != "")
+    refusing = said == Region.OTHER.value
+    answering = ~refusing & ((said != "") | graded)
+    return int(refusing.sum()) > int(answering.sum())
 
 
 def _grades(group: pd.DataFrame) -> Shares | None:

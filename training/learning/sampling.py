@@ -24,6 +24,8 @@ def usable(slices: Sequence[LabelledSlice], stage: Stage) -> list[LabelledSlice]
 
 def class_of(one: LabelledSlice, stage: Stage) -> int | None:
     """Index of the class that balances and strata go by; None when the slice has none in this stage."""
+    if one.refused and stage is not Stage.LOCATE:
+        return None
     match stage:
         case Stage.LOCATE:
             return 0

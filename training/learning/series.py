@@ -1,27 +1,39 @@
 """The labelled images as the stacks they belong to, read and ordered as the node does it.
 
-What is labelled is read, whether or not the node would choose its series: the labels decide what is learnt.
+What is labelled is read, whether or not the node would choose its series: the labels decide what is learnt. The slices
+beside the labelled ones are read as well where their files are there, for a slice is seen with its neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_partial
 
 from stenosis_node.domain import AxialSeries, AxialSlice, SliceGeometry, SliceRef
-from stenosis_node.series import scan
-from stenosis_node.series.geometry import arrange
+from stenosis_node.series import SliceHeader, scan
+from stenosis_node.series.geometry import GAP_FACTOR, HOLE_FACTOR, arrange, center, geometry_of, head_normal
 from stenosis_node.series.reading import decode
+from stenosis_node.series.selection import select
 from training.labels.errors import LabelError
-from training.labels.images import is_picture, read_pixels
+from training.labels.images import grey, is_picture, read_pixels
 from training.labels.manifest import image_path
 from training.labels.rows import SLICE
 
 _PICTURE_CLASS: Final = "1.2.840.10008.5.1.4.1.1.4"
+_SERIES_UID: Final = tag_for_keyword("SeriesInstanceUID") or 0
+_WIDEST_PITCH: Final = 2.0
+"""Slices further apart than this many thicknesses are no neighbours of one stack: others lay between them."""
 
 Key = tuple[str, str, str, int]
 """Study, series and SOP Instance UID, frame (0 for single-frame images)."""
@@ -40,7 +52,7 @@ def key_of(study_uid: str, piece: AxialSlice) -> Key:
 
 
 def stacks(manifest: pd.DataFrame, path: Path) -> Iterator[AxialSeries]:
-    """Each series of a manifest with the pixels of its labelled slices, from head to foot.
+    """Each series of a manifest with the pixels of its labelled slices and of their neighbours, from head to foot.
 
     path    of the manifest; relative image paths start at its folder
     raises  LabelError naming every image of a series that is missing or cannot be decoded
@@ -50,7 +62,11 @@ def stacks(manifest: pd.DataFrame, path: Path) -> Iterator[AxialSeries]:
 
 
 def read_stack(study_uid: str, series_uid: str, rows: pd.DataFrame, manifest: Path) -> AxialSeries:
-    """One series of a manifest. Raises LabelError."""
+    """One series of a manifest: the labelled slices, and what lies above and below them in the same series.
+
+    A neighbour that nobody labelled is read from the folder of the labelled files; one that cannot be decoded has no
+    pixels. Slices between which others are missing are in different slabs. Raises LabelError.
+    """
     files = {str(text): image_path(str(text), manifest) for text in rows["path"].unique()}
     missing = [path for path in files.values() if not path.is_file()]
     if missing:
@@ -81,15 +97,141 @@ def _dicom(series_uid: str, paths: Sequence[Path], rows: pd.DataFrame, manifest:
     problems += [f"{manifest}: image {p.path}: {pixels[p.ref][1]}" for p in placed if pixels[p.ref][0] is None]
     if problems:
         raise LabelError("\n".join(problems))
-    layout = arrange(placed)
-    slabs = [slab.slices for slab in layout.slabs]
-    # A repeat at the same place is labelled, so it is learnt, but it is nobody's neighbour.
-    slabs += [(piece,) for piece in layout.duplicates]
+    slabs = _slabs(placed, _unlabelled(placed, paths))
+    beside = list(_beside(slabs, wanted))
+    if beside:
+        pixels |= dict(decode(beside))
+    read = {piece.order_key for piece in beside} | wanted
     return [
-        AxialSlice(piece.ref, piece.path.absolute(), piece.instance_number, piece.geometry, index, pixels[piece.ref][0])
+        AxialSlice(piece.ref, piece.path.absolute(), piece.instance_number, piece.geometry, index, *pixels[piece.ref])
         for index, slab in enumerate(slabs)
         for piece in slab
+        if piece.order_key in read
     ]
+
+
+def _unlabelled(labelled: Sequence[SliceHeader], paths: Sequence[Path]) -> list[SliceHeader]:
+    """The other slices of the series that the node would read with the labelled ones: what speaks against them speaks
+    against a labelled slice as well."""
+    names = {piece.ref.series_instance_uid for piece in labelled}
+    keys = {piece.order_key for piece in labelled}
+    folders = {path.parent for path in paths}
+    beside = {path for folder in folders for name in names for path in _series_files(folder).get(name, ())}
+    others: list[SliceHeader] = []
+    for series in scan({*paths, *beside}).series:
+        if series.series_instance_uid not in names or all(piece.order_key in keys for piece in series.slices):
+            continue
+        selection = select(series)
+        tolerated = {one.reason for piece in series.slices if piece.order_key in keys
+                     for one in selection.against.get(piece, ())}  # fmt: skip
+        if tolerated:
+            selection = select(series, frozenset(tolerated))
+        passing = (*selection.layout.slices, *selection.layout.duplicates)
+        others += [piece for piece in passing if piece.order_key not in keys and piece.has_pixels]
+    return others
+
+
+def _series_files(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """DICOM files of a folder by Series Instance UID."""
+    try:
+        return _listed(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(folder: Path, changed_ns: int) -> Mapping[str, Sequence[Path]]:
+    """As long as no file came or went (``changed_ns``) a folder is listed once, though it holds many series."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in _candidates(folder):
+        with suppress(Exception):  # no DICOM, or a hostile header: what no label asks for may be anything
+            found[_series_uid(path)].append(path)
+    return found
+
+
+def _series_uid(path: Path) -> str:
+    with path.open("rb") as file:
+        return str(read_partial(file, lambda tag, *_: tag > _SERIES_UID, specific_tags=[_SERIES_UID]).SeriesInstanceUID)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and not is_picture(path) and path.is_file()
+    ]
+
+
+def files_beside(paths: Collection[Path]) -> list[Path]:
+    """The DICOM files in the folders of labelled DICOM files that are not labelled: their slices may be neighbours."""
+    found = []
+    for folder in sorted({path.parent for path in paths if not is_picture(path)}):
+        try:
+            found += [path for path in _candidates(folder) if path not in paths and _is_dicom(path)]
+        except OSError:
+            continue  # a missing image is named where it is read
+    return found
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _slabs(labelled: Sequence[SliceHeader], others: Sequence[SliceHeader]) -> list[tuple[SliceHeader, ...]]:
+    """Slices in slabs of true neighbours, from head to foot. No other slice takes the place of a labelled one."""
+    by_key = {piece.order_key: piece for piece in (*labelled, *others)}
+    keys = {piece.order_key for piece in labelled}
+    # of slices at one place those with pixels are kept: the others yield by seeming to have none
+    layout = arrange([*labelled, *(replace(piece, has_pixels=False) for piece in others)])
+    if all(piece.order_key in keys for piece in layout.slices):
+        layout = arrange(labelled)
+    slabs = [run for slab in layout.slabs for run in _contiguous([by_key[piece.order_key] for piece in slab.slices])]
+    # A repeat at the same place is labelled, so it is learnt, but it is nobody's neighbour.
+    return slabs + [(piece,) for piece in layout.duplicates if piece.order_key in keys]
+
+
+def _contiguous(slices: Sequence[SliceHeader]) -> Iterator[tuple[SliceHeader, ...]]:
+    """A slab cut where slices seem to be missing between two: labels may name every third slice of a stack."""
+    steps = [abs(float((center(a) - center(b)) @ head_normal(geometry_of(a)))) for a, b in pairwise(slices)]
+    pitch = _pitch_mm(slices[0], steps) if steps else 0.0
+    start = 0
+    for index, step in enumerate(steps, start=1):
+        allowed = GAP_FACTOR if _consecutive(slices[index - 1], slices[index]) else HOLE_FACTOR
+        if step > allowed * pitch:
+            yield tuple(slices[start:index])
+            start = index
+    yield tuple(slices[start:])
+
+
+def _pitch_mm(piece: SliceHeader, steps: Sequence[float]) -> float:
+    """From slice to slice, whichever of them are here: by the header, else the smallest step that is plausible."""
+    spacing, thickness = piece.spacing_between_mm, geometry_of(piece).thickness_mm
+    if spacing is not None and spacing >= (thickness or 0.0):  # less is the gap alone, as some scanners write it
+        return spacing
+    smallest = min(steps)
+    if thickness is None:
+        return smallest
+    return max(thickness, smallest) if smallest <= _WIDEST_PITCH * thickness else thickness
+
+
+def _consecutive(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether their numbers say that no slice lies between two."""
+    if one.ref.frame_number is not None and other.ref.frame_number is not None:
+        same = one.ref.sop_instance_uid == other.ref.sop_instance_uid
+        return same and abs(one.ref.frame_number - other.ref.frame_number) == 1
+    if one.instance_number is None or other.instance_number is None:
+        return False
+    return abs(one.instance_number - other.instance_number) == 1
+
+
+def _beside(slabs: Iterable[Sequence[SliceHeader]], labelled: Collection[tuple[str, int]]) -> Iterator[SliceHeader]:
+    """Slices that nobody labelled next to one that somebody did."""
+    for slab in slabs:
+        for index, piece in enumerate(slab):
+            around = slab[max(0, index - 1) : index + 2]
+            if piece.order_key not in labelled and any(one.order_key in labelled for one in around):
+                yield piece
 
 
 def _pictures(rows: pd.DataFrame, manifest: Path) -> list[AxialSlice]:
@@ -97,8 +239,7 @@ def _pictures(rows: pd.DataFrame, manifest: Path) -> list[AxialSlice]:
     slices = []
     for index, row in enumerate(rows.drop_duplicates(subset=list(SLICE)).itertuples()):
         path = image_path(str(row.path), manifest)
-        pixels = np.asarray(read_pixels(path), dtype=np.float32)
-        pixels = pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=2)
+        pixels = np.asarray(grey(read_pixels(path)), dtype=np.float32)
         width = float(row.fov_mm)
         if not width > 0:
             raise LabelError(

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,14 +31,15 @@ from stenosis_node.domain import AxialSlice, PixelBox
 from stenosis_node.grading.manifest import LocateInput, PatchInput, Window
 from stenosis_node.grading.preprocess import Orientation, UprightSlice, make_canvas, make_patch, make_upright
 from training.labels.errors import LabelError
-from training.labels.manifest import has_box
+from training.labels.images import box_fault
+from training.labels.manifest import has_box, image_path
 from training.labels.rows import BOX
 from training.learning.errors import TrainingError
-from training.learning.series import Key, key_of, read_stack, slice_key
+from training.learning.series import Key, files_beside, key_of, read_stack, slice_key
 
 log = logging.getLogger("stenosis_train")
 
-VERSION: Final = 1
+VERSION: Final = 2
 REGION_PX: Final = 160
 """Side of a region: a patch of 96 turned by 10 degrees, scaled by 1.1 and shifted by 6 mm stays inside."""
 _FULL: Final = 65535
@@ -118,7 +119,8 @@ def open_store(manifest: pd.DataFrame, path: Path, cache: Path, *, workers: int 
     """The store of a checked manifest, made below ``cache`` when it is not there yet (about 0.2 MB a slice).
 
     path    of the manifest
-    raises  LabelError for images that are missing or cannot be read, all at once; TrainingError when the disk is full
+    raises  LabelError for images that are missing or cannot be read and boxes outside their image, all at once;
+            TrainingError when the disk is full
     """
     locate_input, patch_input = LocateInput(), PatchInput()
     folder = cache / _digest(manifest, path, locate_input, patch_input)
@@ -207,12 +209,18 @@ def _prepare(task: _Task) -> _Made | str:
         stack = read_stack(study, series, rows, path)
     except LabelError as error:
         return str(error)
+    outside = _outside(study, stack.slices, rows, path)
+    if outside:
+        return "\n".join(outside)
+    labelled = {slice_key(row) for row in rows.itertuples()}
     boxes = _boxes(rows)
     wide = _region_input(patch_input)
-    images = [_upright(piece) for piece in stack.slices]
+    images = [None if one.pixels is None else make_upright(one.pixels, one.plane) for one in stack.slices]
     made: _Made = []
     for index, (piece, image) in enumerate(zip(stack.slices, images, strict=True)):
         key = key_of(study, piece)
+        if image is None or key not in labelled:  # a neighbour, which nobody labelled
+            continue
         canvas = make_canvas(image, locate_input)
         turn = image.orientation
         entry: dict[str, Any] = {
@@ -230,26 +238,35 @@ def _prepare(task: _Task) -> _Made | str:
         if key in boxes:
             placed = _entry({**entry, "canvas_at": 0}).upright(boxes[key])
             entry["region_center"] = list(placed.center)
-            around = [neighbour(stack.slices, images, index, step) for step in (-1, 0, 1)]
+            around = [neighbour(stack.slices, images, index, step) or image for step in (-1, 0, 1)]
             region = np.stack([_words(make_patch(one, placed.center, wide).pixels.numpy()) for one in around])
         made.append((entry, (canvas.pixels.numpy() * _FULL).round().astype(np.uint16), region))
     return made
 
 
-def neighbour(slices: tuple[AxialSlice, ...], images: list[UprightSlice], index: int, step: int) -> UprightSlice:
-    """The image one step away in the same slab, when it lies in the same pixels; else the slice itself."""
+def neighbour(
+    slices: Sequence[AxialSlice], images: Sequence[UprightSlice | None], index: int, step: int
+) -> UprightSlice | None:
+    """The image one step away in the same slab, when it lies in the same pixels; None: the slice stands for it."""
     other = index + step
     if not 0 <= other < len(images) or slices[other].slab != slices[index].slab:
-        return images[index]
+        return None
     there, here = images[other], images[index]
+    if there is None or here is None:
+        return None
     same = there.shape == here.shape and np.allclose(there.field_mm, here.field_mm)
-    return there if same else here
+    return there if same else None
 
 
-def _upright(piece: AxialSlice) -> UprightSlice:
-    if piece.pixels is None:
-        raise ValueError("stacks are read whole")
-    return make_upright(piece.pixels, piece.plane)
+def _outside(study: str, slices: Sequence[AxialSlice], rows: pd.DataFrame, path: Path) -> list[str]:
+    """Boxes that lie outside their image, by row of the manifest."""
+    sizes = {key_of(study, one): one.pixels.shape for one in slices if one.pixels is not None}
+    problems = []
+    for row in rows[has_box(rows)].itertuples():
+        height, width = sizes[slice_key(row)]
+        fault = box_fault(PixelBox(*(float(getattr(row, name)) for name in BOX)), width, height)
+        problems += [f"{path}: row {row.Index}, {fault}"] if fault else []
+    return problems
 
 
 def _boxes(rows: pd.DataFrame) -> Mapping[Key, PixelBox]:
@@ -295,10 +312,22 @@ def _entry(plain: dict[str, Any]) -> SliceEntry:
 
 
 def _digest(manifest: pd.DataFrame, path: Path, locate_input: LocateInput, patch_input: PatchInput) -> str:
-    """Names the store: images (by path, size and time), boxes, and how they are prepared."""
+    """Names the store: images (by path, size and time) and those beside them, boxes, and how they are prepared."""
     made = hashlib.sha256(f"{VERSION} {REGION_PX} {path.absolute().parent}".encode())
     made.update(locate_input.model_dump_json().encode())
     made.update(patch_input.model_dump_json().encode())
     columns = ["study_uid", "series_uid", "sop_uid", "frame", "path", *BOX, "fov_mm"]
     made.update(pd.util.hash_pandas_object(manifest[columns].astype(str), index=False).to_numpy().tobytes())
+    images = {image_path(str(text), path) for text in manifest["path"].unique()}
+    for image in sorted({*images, *files_beside(images)}):
+        made.update(f"{image} {_state(image)}".encode(errors="surrogateescape"))
     return made.hexdigest()[:24]
+
+
+def _state(image: Path) -> str:
+    """Changes when a file is written again."""
+    try:
+        found = image.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"

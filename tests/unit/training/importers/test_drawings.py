@@ -60,6 +60,25 @@ def test_coco_boxes_are_corner_and_size(tmp_path: Path, picture: Write, intake: 
     }
 
 
+def test_a_box_of_a_category_that_is_not_listed_is_left_out(tmp_path: Path, picture: Write, intake: Intake) -> None:
+    names = ["p1_a.png", "p1_b.png", "p2_a.png"]
+    for name in names:
+        picture(name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    annotations: list[dict[str, Any]] = [
+        {"image_id": 0, "category_id": 3, "bbox": [20, 10, 30, 25]},
+        {"image_id": 1, "category_id": 9, "bbox": [20, 10, 30, 25]},
+        {"image_id": 2, "bbox": [20, 10, 30, 25]},
+    ]
+    intake.patient_pattern = BY_PATIENT
+    source = coco(tmp_path / "labels.json", images, annotations)
+    frame = run_import(Kind.COCO, source, Mapping(classes=CLASSES), intake).frame
+    assert frame["grade"].tolist() == ["C"]
+    assert reasons(intake) == {
+        "the category of the box is not among the categories of the file": ["p1_b.png", "p2_a.png"]
+    }
+
+
 def test_a_category_without_a_meaning_and_a_file_of_another_kind_are_refused(tmp_path: Path, intake: Intake) -> None:
     source = coco(tmp_path / "labels.json", [], [])
     with pytest.raises(LabelError, match=r"does not say what 'cord', 'rootlet C' means; add a line"):

@@ -131,6 +131,27 @@ def test_a_frame_is_named_by_its_number(tmp_path: Path, intake: Intake) -> None:
     }
 
 
+def test_frame_1_is_an_image_of_a_single_frame(tmp_path: Path, study: list[Path], intake: Intake) -> None:
+    rows = [f"dicom/{study[0].name},1,cord", f"dicom/{study[1].name},2,cord"]
+    frame = run_import(Kind.CSV, table(tmp_path, "path,frame,region", *rows), Mapping(), intake).frame
+    assert len(frame) == 1
+    assert frame["frame"].isna().all()
+    assert reasons(intake) == {"no such frame": ["labels.csv, row 3"]}
+    uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in study]
+    source = table(tmp_path, "sop_uid,frame,region", f"{uids[0]},1,cord", f"{uids[1]},2,cord")
+    frame = run_import(Kind.CSV, source, mapping(tmp_path, 'images = "dicom"'), intake).frame
+    assert frame["sop_uid"].tolist() == uids[:1]
+
+
+def test_a_row_with_more_cells_than_the_header_is_left_out(tmp_path: Path, study: list[Path], intake: Intake) -> None:
+    """A comma in an unquoted cell shifts all that follow it."""
+    names = [f"dicom/{path.name}" for path in study]
+    source = table(tmp_path, "path,region,x0,y0,x1,y1", f"{names[0]},cord,1,2,30,40", f"{names[1]},cord,1,5,2,30,40")
+    frame = run_import(Kind.CSV, source, Mapping(), intake).frame
+    assert len(frame) == 1
+    assert reasons(intake) == {"the row has more cells than the header": ["labels.csv, row 3"]}
+
+
 def test_missing_and_unreadable_images_are_named(tmp_path: Path, study: list[Path], intake: Intake) -> None:
     (tmp_path / "text.dcm").write_text("no image", encoding="utf-8")
     whole = study[1].read_bytes()

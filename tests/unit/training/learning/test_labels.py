@@ -10,6 +10,8 @@ from stenosis_node.domain import Grade
 from tests.unit.training.learning.conftest import Phantoms
 from training.labels.errors import LabelError
 from training.learning.labels import CONSENSUS, LabelledSlice, labelled, readers_of
+from training.learning.sampling import usable
+from training.recipes import Stage
 
 
 def _taught(phantoms: Phantoms, said: Mapping[str, Mapping[str, object]], chain: str = CONSENSUS) -> LabelledSlice:
@@ -45,6 +47,25 @@ def test_a_slice_that_most_refuse_teaches_no_region(phantoms: Phantoms) -> None:
     assert _taught(phantoms, {"anna": other, "bea": {"region": "cord", "grade": ""}}).region == 1
     two = _taught(phantoms, {"anna": other, "bea": other, "cleo": {"region": "cord", "grade": ""}})
     assert two.regions is None
+
+
+def test_a_slice_that_most_refuse_teaches_no_grade(phantoms: Phantoms) -> None:
+    other = {"region": "other", "grade": ""}
+    for graded in ({"region": "rootlet", "grade": "B"}, {"region": "", "grade": "B"}):
+        one = _taught(phantoms, {"anna": other, "bea": other, "cleo": graded})
+        assert one.refused
+        assert usable([one], Stage.GRADE) == usable([one], Stage.CLASSIFY) == []
+        assert usable([one], Stage.LOCATE) == [one]
+        even = _taught(phantoms, {"anna": other, "cleo": graded})
+        assert not even.refused
+        assert usable([even], Stage.GRADE) == [even]
+
+
+def test_a_grade_without_a_region_is_learnt(phantoms: Phantoms) -> None:
+    one = _taught(phantoms, {"anna": {"region": "", "grade": "B"}})
+    assert (one.refused, one.regions) == (False, None)
+    assert usable([one], Stage.GRADE) == [one]
+    assert usable([one], Stage.CLASSIFY) == []
 
 
 def test_the_box_is_the_mean_of_the_readers_who_drew_one(phantoms: Phantoms) -> None:
