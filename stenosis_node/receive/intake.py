@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from stenosis_node.receive.associations import OpenAssociation
 from stenosis_node.receive.commit import Arrival, Committer
 from stenosis_node.spool import Arriving, Chunk, PutOutcome, Spool, least_free_bytes
 from stenosis_node.wire.header import InstanceUids, MissingUid, UnreadableHeader, read_uids
-from stenosis_node.wire.part10 import file_meta, syntax_of
+from stenosis_node.wire.part10 import UID, file_meta, syntax_of
 
 log = logging.getLogger("stenosis_node.receive")
 
@@ -36,8 +35,6 @@ MAX_HEADER_BYTES: Final = 8 << 20
 
 LOOK_EVERY_S: Final = 0.1
 """Between looks at the disks, what is taken is subtracted from what was free."""
-
-_UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ class Incoming:
 
     def meta(self) -> bytes:
         """File meta information, in front of the data set. MissingUid when a UID of the command or context is none."""
-        if not all(map(_UID.fullmatch, (self.sop_class, self.sop_instance, self.transfer_syntax))):
+        if not all(map(UID.fullmatch, (self.sop_class, self.sop_instance, self.transfer_syntax))):
             raise MissingUid("a UID of the command or of its presentation context is no UID")
         return file_meta(
             sop_class_uid=self.sop_class, sop_instance_uid=self.sop_instance, transfer_syntax_uid=self.transfer_syntax
@@ -121,7 +118,7 @@ class Intake:
 
     def take(self, incoming: Incoming, record: OpenAssociation) -> Answer:
         """Keep one instance; every failure is logged with its reason. Never raises."""
-        uid = incoming.sop_instance if _UID.fullmatch(incoming.sop_instance) else repr(incoming.sop_instance[:64])
+        uid = incoming.sop_instance if UID.fullmatch(incoming.sop_instance) else repr(incoming.sop_instance[:64])
         try:
             self._store_instance(incoming, record)
         except _Refused as refused:

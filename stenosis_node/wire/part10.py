@@ -29,7 +29,7 @@ INFLATE_STEP: Final = 1 << 20
 HEAD_BYTES: Final = 4096
 """Looked through for a deflated transfer syntax; our own file meta information has a tenth of that."""
 GROUP_LENGTH: Final = b"\x02\0\0\0UL\x04\0"
-_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
+UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 PIXEL_TAGS: Final = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})
 """Float, Double Float and ordinary Pixel Data."""
 
@@ -69,7 +69,7 @@ def read_file_meta(path: Path) -> FileMeta:
         uids = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
     except (InvalidDicomError, AttributeError, ValueError, EOFError, struct.error) as error:
         raise UnreadableFile(f"{path.name} is no Part 10 file") from error
-    if not all(_UID.fullmatch(str(uid)) for uid in uids):
+    if not all(UID.fullmatch(str(uid)) for uid in uids):
         raise UnreadableFile(f"{path.name} names itself by what is no UID")
     return FileMeta(*map(str, uids))
 

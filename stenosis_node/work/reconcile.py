@@ -22,7 +22,7 @@ from stenosis_node.errors import ConfigError, PermanentError
 from stenosis_node.jobs import FileRow, JobStore, ResultRow
 from stenosis_node.spool import Leftovers, Spool, documents_in, holder, instances_in, leftovers
 from stenosis_node.wire.part10 import UnreadableFile, read_file_meta
-from stenosis_node.work.adopt import adopt, batches
+from stenosis_node.work.adopt import adopt, batches, is_at_home
 
 YOUNG: Final = timedelta(hours=1)
 """What is younger may belong to work under way, while a node runs."""
@@ -346,8 +346,8 @@ class _Reconciler:
 
 
 def _is_instance(root: Path, path: Path) -> bool:
-    """instances/<study>/<series>/<sop>.dcm, a Part 10 file."""
-    if len(path.parts) != 4 or path.suffix != ".dcm":
+    """A Part 10 file where one is kept."""
+    if not is_at_home(path):
         return False
     try:
         read_file_meta(root / path)
