@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stenosis_node import __version__
 from stenosis_node.cli.doctor import doctor
 from stenosis_node.cli.explain import explain
 from stenosis_node.cli.export_findings import findings
@@ -16,7 +17,7 @@ from stenosis_node.cli.grade import grade
 from stenosis_node.cli.init import init
 from stenosis_node.cli.jobs import cancel, job, jobs, retry
 from stenosis_node.cli.outcome import ExitCode, exit_code
-from stenosis_node.cli.output import complain
+from stenosis_node.cli.output import complain, say
 from stenosis_node.cli.peers import pause, peers, resume
 from stenosis_node.cli.probe import probe
 from stenosis_node.cli.pull import pull
@@ -63,8 +64,20 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"stenosis-node {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
+    number: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version alone; see also the verb."
+        ),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error and log what the node does.")
     ] = False,

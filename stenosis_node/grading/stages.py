@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,31 +40,44 @@ class Located:
 class Stages:
     """The networks, folded and cast for inference."""
 
-    def __init__(self, networks: Networks, manifest: Manifest, *, device: str = "auto", precision: Precision = "auto"):
+    def __init__(
+        self,
+        networks: Networks,
+        manifest: Manifest,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        boxes_per_slice: int = 1,
+    ):
+        """``boxes_per_slice`` is how many the detector gives at most; the node goes on with the best."""
         self._manifest = manifest
         self.device = choose_device(device)
         self.reduced = use_bf16(self.device, precision)
         self._locate = self._ready(networks.locate)
+        cast(Any, self._locate).roi_heads.detections_per_img = boxes_per_slice
         self._classify = self._ready(networks.classify)
         self._grade = self._ready(networks.grade)
 
     def locate(self, images: Sequence[UprightSlice]) -> list[Located | None]:
         """Best box per image, None where the detector proposes nothing; scores are not thresholded here."""
+        return [found[0] if found else None for found in self.locate_all(images)]
+
+    def locate_all(self, images: Sequence[UprightSlice]) -> list[list[Located | None]]:
+        """Every box per image from the best on; None stands for a box in the padding around the image."""
         canvases = [make_canvas(image, self._manifest.locate_input) for image in images]
         same_size: dict[torch.Size, list[int]] = defaultdict(list)
         for index, canvas in enumerate(canvases):
             same_size[canvas.pixels.shape].append(index)
-        located: list[Located | None] = [None] * len(images)
+        located: list[list[Located | None]] = [[] for _ in images]
         for indices in same_size.values():
             batch = [canvases[i].pixels.to(self.device).expand(3, -1, -1) for i in indices]
             with torch.inference_mode(), self._autocast():
                 outputs = self._locate(batch)
             for index, output in zip(indices, outputs, strict=True):
-                if len(output["scores"]):
-                    x0, y0, x1, y1 = output["boxes"][0].tolist()
-                    box = _inside(canvases[index].to_image((x0, y0, x1, y1)), images[index].shape)
-                    if box is not None:
-                        located[index] = Located(box, float(output["scores"][0]))
+                canvas, shape = canvases[index], images[index].shape
+                for sides, score in zip(output["boxes"].tolist(), output["scores"].tolist(), strict=True):
+                    box = _inside(canvas.to_image(tuple(sides)), shape)
+                    located[index].append(None if box is None else Located(box, score))
         return located
 
     def content_scores(self, patches: Sequence[Patch]) -> list[dict[Content, float]]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pandas as pd
-import torch
 
 from stenosis_node.domain import AxialSeries, BundleStatus, PixelBox
 from stenosis_node.grading.bundle import Networks, read_bundle
@@ -25,7 +23,6 @@ from stenosis_node.grading.preprocess import (
     Patch,
     UprightSlice,
     has_contrast,
-    make_canvas,
     make_context_patch,
     make_upright,
 )
@@ -99,45 +96,6 @@ def description_of(name: str, recipe: Recipe) -> Manifest:
     )
 
 
-class AllBoxes(Stages):
-    """The node's stages, with a detector that gives every box it scores instead of the best alone."""
-
-    def __init__(self, networks: Networks, manifest: Manifest, *, device: str = "auto"):
-        super().__init__(networks, manifest, device=device)
-        cast(Any, self._locate).roi_heads.detections_per_img = _MOST_BOXES  # of the copy that Stages made
-
-    def locate_all(self, images: Sequence[UprightSlice]) -> list[tuple[Located | None, list[Located]]]:
-        """For each image what :meth:`Stages.locate` gives, and the further boxes from the best on.
-
-        Images are batched as there, so the first box is the same to the bit. Boxes outside the image are left out.
-        """
-        canvases = [make_canvas(image, self._manifest.locate_input) for image in images]
-        same_size: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, canvas in enumerate(canvases):
-            same_size[canvas.pixels.shape].append(index)
-        located: list[tuple[Located | None, list[Located]]] = [(None, [])] * len(images)
-        for indices in same_size.values():
-            batch = [canvases[i].pixels.to(self.device).expand(3, -1, -1) for i in indices]
-            with torch.inference_mode(), self._autocast():
-                outputs = self._locate(batch)
-            for index, output in zip(indices, outputs, strict=True):
-                found = [
-                    None if (box := _inside(canvases[index].to_image(tuple(sides)), images[index])) is None
-                    else Located(box, score)
-                    for sides, score in zip(output["boxes"].tolist(), output["scores"].tolist(), strict=True)
-                ]  # fmt: skip
-                located[index] = (found[0] if found else None, [one for one in found[1:] if one is not None])
-        return located
-
-
-def _inside(box: PixelBox, image: UprightSlice) -> PixelBox | None:
-    """The part of a box within the image, as the node cuts it; None for less than a pixel."""
-    rows, columns = image.shape
-    x0, x1 = max(box.x0, 0.0), min(box.x1, float(columns))
-    y0, y1 = max(box.y0, 0.0), min(box.y1, float(rows))
-    return PixelBox(x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The slices to predict."""
@@ -156,7 +114,7 @@ def predict(chain: Chain, wanted: Wanted, *, fold: str = "", device: str = "auto
 
     raises  LabelError for images that are missing or cannot be decoded
     """
-    stages = AllBoxes(chain.networks, chain.manifest, device=device)
+    stages = Stages(chain.networks, chain.manifest, device=device, boxes_per_slice=_MOST_BOXES)
     rows: list[dict[str, Any]] = []
     for seen, series in enumerate(_series_of(wanted), 1):
         for row in _predict_series(series, stages, chain.manifest, wanted):
@@ -183,7 +141,7 @@ class _Slice:
 
 
 def _predict_series(
-    series: AxialSeries, stages: AllBoxes, manifest: Manifest, wanted: Wanted
+    series: AxialSeries, stages: Stages, manifest: Manifest, wanted: Wanted
 ) -> Iterator[dict[str, Any]]:
     images = [None if one.pixels is None else make_upright(one.pixels, one.plane) for one in series.slices]
     slices = []
@@ -215,14 +173,15 @@ def _predict_series(
         yield from (one.row for one in chunk)
 
 
-def _run(chunk: Sequence[_Slice], stages: AllBoxes, manifest: Manifest) -> None:
+def _run(chunk: Sequence[_Slice], stages: Stages, manifest: Manifest) -> None:
     visible = [one for one in chunk if has_contrast(one.image)]
     located = stages.locate_all([one.image for one in visible])
-    for one, (best, further) in zip(visible, located, strict=True):
+    for one, found in zip(visible, located, strict=True):
+        best = found[0] if found else None
         if best is None or best.score < manifest.thresholds.box_score:
-            _note_boxes(one, [*([best] if best else []), *further])
+            _note_boxes(one, found)
             continue
-        _note_boxes(one, further)
+        _note_boxes(one, found[1:])
         box = one.image.to_stored(best.box)
         one.row |= dict(zip(BOX, (box.x0, box.y0, box.x1, box.y1), strict=True))
         one.row["box_score"] = best.score
@@ -239,10 +198,10 @@ def _run(chunk: Sequence[_Slice], stages: AllBoxes, manifest: Manifest) -> None:
             one.row |= {f"{prefix}p_{name}": score for name, score in (*content.items(), *grade.items())}
 
 
-def _note_boxes(one: _Slice, further: Sequence[Located]) -> None:
+def _note_boxes(one: _Slice, further: Sequence[Located | None]) -> None:
     """``other_boxes`` of the row: in the stored image, to a hundredth of a pixel."""
     boxes = []
-    for found in further:
+    for found in filter(None, further):
         box = one.image.to_stored(found.box)
         boxes.append([*(round(side, 2) for side in (box.x0, box.y0, box.x1, box.y1)), round(found.score, 6)])
     if boxes:

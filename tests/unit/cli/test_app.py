@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stenosis_node import __version__
 from stenosis_node.cli.outcome import ExitCode, NotFound, PeerUnreachable, exit_code
 from stenosis_node.errors import BundleError, ConfigError, LeaseLost, NodeError, PermanentError, TransientError
 from stenosis_node.jobs import JobStore
@@ -100,6 +101,11 @@ def test_usage_errors_give_2(run: Run) -> None:
     assert run("jobs", "--limit", "0").code == 2
     assert run("grad").code == 2
     assert run("jobs", "--jason").code == 2
+
+
+def test_version_needs_no_configuration(run: Run) -> None:
+    done = run("--version")
+    assert (done.code, done.out) == (0, f"stenosis-node {__version__}\n")
 
 
 def test_help_names_every_verb_and_the_exit_codes(run: Run) -> None:

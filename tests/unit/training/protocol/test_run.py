@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from training.cli import app
 from training.labels.manifest import read_manifest, write_manifest
 from training.learning.errors import TrainingError
+from training.learning.fit import HISTORY_NAME
 from training.protocol import runs
 from training.protocol.runs import sole_runner, store_predictions
 
@@ -93,6 +95,23 @@ def test_a_killed_run_ends_with_the_predictions_of_one_that_was_not(
     pd.testing.assert_frame_equal(
         pd.read_parquet(out / "predictions.parquet"), pd.read_parquet(whole / "predictions.parquet")
     )
+
+
+def test_two_processes_under_torchrun_train_one_chain(few_phantoms: Path, whole: Path, tmp_path: Path) -> None:
+    """The command of the tutorial for more GPUs, on two processors."""
+    out = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "training.cli", *command(few_phantoms, out, "--devices", "2")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    alone, together = (pd.read_parquet(folder / "predictions.parquet") for folder in (whole, out))
+    pd.testing.assert_frame_equal(alone[["sop_uid", "reader", "fold"]], together[["sop_uid", "reader", "fold"]])
+    history = (out / "reader-1" / "fold-0" / "classify" / HISTORY_NAME).read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in history] == [1, 2]
+    said = done.stdout + done.stderr
+    assert said.count("classify epoch 1/2: loss") == 1
 
 
 def test_phantoms_of_the_test_seeds_are_not_trained_on(few_phantoms: Path, tmp_path: Path) -> None:
