@@ -196,10 +196,20 @@ def _training_data(stored: Mapping[str, Any], recipe: Recipe, chain: str) -> tup
         TrainingData(
             id=f"labels-{stored['manifest_sha256'][:12]}",
             description=f"{kind}; {mine['patient_key'].nunique()} patients, a fifth of them to validate; labels of "
-            f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {_named(recipe)}, seed {stored['seed']}",
+            f"{len(readers)} {'simulated ' if phantoms else ''}readers; recipe {_named(recipe)}, seed {stored['seed']}"
+            f"{_started(stored.get('start_from'))}",
             slices=len(mine.drop_duplicates(subset=list(SLICE))),
         ),
         phantoms,
+    )
+
+
+def _started(origin: Mapping[str, str] | None) -> str:
+    if origin is None:
+        return ""
+    return (
+        f"; training started from the networks of {origin['name']} {origin['version']} "
+        f"(digest {origin['digest'][:12]}), which had learnt from {origin['learnt_from']}"
     )
 
 

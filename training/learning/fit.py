@@ -33,7 +33,7 @@ from training.learning import checkpoints
 from training.learning.errors import Interrupted, TrainingError
 from training.learning.items import Draw, Items
 from training.learning.labels import LabelledSlice
-from training.learning.networks import build, collate, loss_of, score_of
+from training.learning.networks import RANDOM, Start, build, collate, loss_of, score_of
 from training.learning.sampling import epoch_draws, need_every_class, usable
 from training.learning.store import SliceStore
 from training.recipes import Stage, StageRecipe
@@ -95,7 +95,7 @@ def fit(
     *,
     seed: int,
     machine: Machine = Machine(),
-    weights_backbone: Path | None = None,
+    start: Start = RANDOM,
 ) -> Fitted:
     """Train one network into the folder ``out``; goes on by itself where a run of the same recipe and slices stopped.
 
@@ -108,11 +108,11 @@ def fit(
     looked_at = _some(looked_at, recipe.validation_slices, seed)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    mark = _fingerprint(recipe, shown, looked_at, seed, weights_backbone)
+    mark = _fingerprint(recipe, shown, looked_at, seed, start)
     done = _finished(out, mark)
     if done is not None:
         return done
-    run = _Run(recipe, store, out, seed, mark, machine, weights_backbone)
+    run = _Run(recipe, store, out, seed, mark, machine, start)
     return run.finish(shown, looked_at)
 
 
@@ -136,14 +136,14 @@ class _Run:
         seed: int,
         mark: str,
         machine: Machine,
-        weights_backbone: Path | None,
+        start: Start,
     ) -> None:
         self._recipe, self._store, self._out, self._seed, self._mark = recipe, store, out, seed, mark
         self._machine = machine
         self._fabric = _fabric(machine.devices)
         self._fabric.launch()
         torch.manual_seed(seed)
-        module = build(recipe, weights_backbone=weights_backbone)
+        module = build(recipe, start)
         self._network, self._optimizer = self._fabric.setup(module, _optimizer(module, recipe))
         self._averaged = _averaged(module, recipe)
         self._progress = _Progress()
@@ -373,11 +373,11 @@ def _fingerprint(
     train: Sequence[LabelledSlice],
     validation: Sequence[LabelledSlice],
     seed: int,
-    weights_backbone: Path | None,
+    start: Start,
 ) -> str:
     """Names what decides the weights, so that a checkpoint never goes on as another run."""
     made = hashlib.sha256(json.dumps(recipe.decided(), sort_keys=True, default=str).encode())
-    made.update(f"{seed} {None if weights_backbone is None else weights_backbone.stat().st_size}".encode())
+    made.update(f"{seed} {start.mark() or None}".encode())
     for part in (train, validation):
         made.update(b"|")
         for one in part:

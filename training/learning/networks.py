@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCohenKappa
 from torchvision.ops import box_iou
 
-from stenosis_node.grading.bundle import build_classifier, build_locate
-from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage
+from stenosis_node.errors import BundleError
+from stenosis_node.grading.bundle import build_classifier, build_locate, load_weights
+from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage, sha256_of
 from training.learning.errors import TrainingError
 from training.learning.items import LocateItem, PatchItem
 from training.recipes import Recipe, Stage, StageRecipe
@@ -41,14 +43,34 @@ def stages_of(recipe: Recipe) -> dict[str, Any]:
     return {name: part if name == Stage.LOCATE else part.model_copy(update=mirrored) for name, part in parts.items()}
 
 
-def build(recipe: StageRecipe, *, weights_backbone: Path | None = None) -> nn.Module:
-    """The network with random weights, the detector's ResNet-50 from a file if one is given. Raises TrainingError."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights that training begins with; random where neither is given."""
+
+    backbone: Path | None = None
+    """ResNet-50 of the detector."""
+    whole: Path | None = None
+    """All of the network, as a bundle stores it."""
+
+    def mark(self) -> str:
+        """Names the weights; empty for random ones."""
+        return " ".join(f"{file.stat().st_size} {sha256_of(file)}" for file in (self.backbone, self.whole) if file)
+
+
+RANDOM: Final = Start()
+
+
+def build(recipe: StageRecipe, start: Start = RANDOM) -> nn.Module:
+    """The network. Raises TrainingError for weights to start with that are not of it."""
     stage = stage_of(recipe)
-    if not isinstance(stage, LocateStage):
-        return build_classifier(stage)
-    network: nn.Module = build_locate(stage)
-    if weights_backbone is not None:
-        _load_backbone(network, weights_backbone)
+    network: nn.Module = build_locate(stage) if isinstance(stage, LocateStage) else build_classifier(stage)
+    if start.backbone is not None:
+        _load_backbone(network, start.backbone)
+    if start.whole is not None:
+        try:
+            load_weights(network, start.whole)
+        except BundleError as error:
+            raise TrainingError(f"{recipe.stage} cannot start from these weights: {error}") from error
     return network
 
 

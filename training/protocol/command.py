@@ -40,6 +40,9 @@ def run(
         list[str] | None, typer.Option("--set", help="Change a value of the recipe, as grade.loss=ordinal; repeat it.")
     ] = None,
     weights_backbone: Annotated[Path | None, typer.Option(help="ResNet-50 weights the detector starts from.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="A bundle whose networks training starts from [random weights].")
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Processors (GPUs) to train on.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, weights and augmentation.")] = 0,
@@ -58,7 +61,9 @@ def run(
         count = folds_to_run(chosen, scale)
         if folds is not None:
             chosen, count = replace(chosen, folds=folds), folds
-        request = Request(chosen, data, out, _names(readers), seed, 0 if final else count, weights_backbone)
+        if weights_backbone is not None and start_from is not None:
+            raise RecipeError("give --weights-backbone or --start-from: a bundle has a backbone of its own")
+        request = Request(chosen, data, out, _names(readers), seed, 0 if final else count, weights_backbone, start_from)
         machine, where = Machine(devices, workers), cache or data.parent / CACHE_NAME
         if plan:
             typer.echo(make_plan(request, machine, where).as_text())

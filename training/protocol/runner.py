@@ -79,6 +79,7 @@ def run(request: Request, machine: Machine, cache: Path) -> Path:
     raises  TrainingError, LabelError, Interrupted
     """
     digest = runs.digest_of(request.data)
+    runs.check_start(request, digest)
     with runs.sole_runner(request.out) if leads() else nullcontext():
         if leads():
             runs.begin(request, digest)
@@ -171,7 +172,7 @@ class _Unit:
                 self.folder / stage.value,
                 seed=self.request.seed + self.fold.index + 1,
                 machine=self.machine,
-                weights_backbone=self.request.weights_backbone if stage is Stage.LOCATE else None,
+                start=self.request.start(stage),
             ).best
         if not leads():
             return

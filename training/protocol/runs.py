@@ -16,8 +16,11 @@ from typing import Any, Final
 
 import pandas as pd
 
+from stenosis_node.grading.manifest import LocateInput, PatchInput
+from stenosis_node.grading.manifest import read_manifest as read_bundle_manifest
 from training.evaluation.predictions import write_predictions
 from training.learning.errors import TrainingError
+from training.learning.networks import Start, stage_of
 from training.recipes import Augmentation, Recipe, Stage, StageRecipe
 
 RUN_NAME: Final = "run.json"
@@ -45,6 +48,15 @@ class Request:
     folds_to_run: int
     """0: one chain on all patients, without test folds (``--final``)."""
     weights_backbone: Path | None = None
+    start_from: Path | None = None
+    """A bundle whose networks training begins with."""
+
+    def start(self, stage: Stage) -> Start:
+        """What a stage begins with."""
+        if self.start_from is None:
+            return Start(backbone=self.weights_backbone if stage is Stage.LOCATE else None)
+        parts = read_bundle_manifest(self.start_from)
+        return Start(whole=self.start_from / getattr(parts, stage.value).file)
 
     def as_plain(self, digest: str) -> dict[str, Any]:
         """As run.json holds it. ``digest``: sha256 of the label manifest."""
@@ -54,10 +66,56 @@ class Request:
             "readers": list(self.readers),
             "folds_to_run": self.folds_to_run,
             "weights_backbone": None if self.weights_backbone is None else digest_of(self.weights_backbone),
+            "start_from": None if self.start_from is None else _origin(self.start_from),
             "manifest": str(self.data.absolute()),
             "manifest_sha256": digest,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         }
+
+
+def _origin(bundle: Path) -> dict[str, str]:
+    """A bundle as run.json and the card of what is made of it name it."""
+    manifest = read_bundle_manifest(bundle)
+    data = manifest.training_data
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest(),
+        "learnt_from": f"{data.id}: {data.description}",
+    }
+
+
+def check_start(request: Request, digest: str) -> None:
+    """Whether the bundle that training starts from fits the run. ``digest``: sha256 of the label manifest.
+
+    raises  TrainingError when its networks are of another make than the recipe's, look at other patches, or have learnt
+            from what folds would test them on
+    """
+    if request.start_from is None:
+        return
+    manifest = read_bundle_manifest(request.start_from)
+    if (manifest.locate_input, manifest.patch_input) != (LocateInput(), PatchInput()):
+        raise TrainingError(
+            f"the networks of {request.start_from} look at images of another spacing, size or window than training "
+            "prepares; start from another bundle"
+        )
+    for stage in Stage:
+        there, wanted = getattr(manifest, stage.value), stage_of(request.recipe.stage(stage))
+        differing = [
+            f"{name} {getattr(there, name)}, not {getattr(wanted, name)}"
+            for name in type(wanted).model_fields
+            if name not in ("file", "mirrored") and getattr(there, name) != getattr(wanted, name)
+        ]
+        if differing:
+            raise TrainingError(
+                f"the {stage} network of {request.start_from} is of another make ({'; '.join(differing)}); "
+                f"--set {stage}.NAME=VALUE makes the recipe's the same where it has such a value"
+            )
+    if request.folds_to_run and f"labels-{digest[:12]}" in _origin(request.start_from)["learnt_from"]:
+        raise TrainingError(
+            f"{request.start_from} has learnt from these very labels, so no fold of them would be a test; start from "
+            "another bundle, or train on everybody (--final)"
+        )
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
+from stenosis_node.grading.bundle import save_weights
 from tests.unit.training.learning.conftest import Phantoms
 from training.learning import checkpoints
 from training.learning.errors import Interrupted, TrainingError
 from training.learning.fit import DONE_NAME, HISTORY_NAME, Fitted, Machine, fit, load_best
 from training.learning.labels import LabelledSlice, labelled
-from training.learning.networks import build, loss_of
+from training.learning.networks import RANDOM, Start, build, loss_of
 from training.recipes import DEFAULT, StageRecipe
 
 HERE = Machine(workers=0)
@@ -47,13 +48,11 @@ class Trainer:
     def __init__(self, phantoms: Phantoms, slices: list[LabelledSlice], folder: Path) -> None:
         self._phantoms, self._slices, self.folder = phantoms, slices, folder
 
-    def __call__(
-        self, name: str, recipe: StageRecipe = SMALL, *, seed: int = 1, backbone: Path | None = None
-    ) -> Fitted:
+    def __call__(self, name: str, recipe: StageRecipe = SMALL, *, seed: int = 1, start: Start = RANDOM) -> Fitted:
         half = len(self._slices) // 2
         return fit(
             recipe, self._phantoms.store, self._slices[:half], self._slices[half:], self.folder / name,
-            seed=seed, machine=HERE,
+            seed=seed, machine=HERE, start=start,
         )  # fmt: skip
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
@@ -190,18 +189,36 @@ def test_weights_of_a_backbone_are_taken_from_a_file(train: Trainer) -> None:
     save_file(weights, path)
     recipe = DEFAULT.locate
     name = "layer3.2.conv2.weight"
-    filled = build(recipe, weights_backbone=path).state_dict()
+    filled = build(recipe, Start(backbone=path)).state_dict()
     assert torch.equal(filled[f"backbone.body.{name}"], weights[name])
     pth = train.folder / "resnet50.pth"
     torch.save(weights, pth)
-    filled = build(recipe, weights_backbone=pth).state_dict()
+    filled = build(recipe, Start(backbone=pth)).state_dict()
     assert torch.equal(filled[f"backbone.body.{name}"], weights[name])
     save_file({"conv1.weight": weights["conv1.weight"]}, path)
     with pytest.raises(TrainingError, match=r"is no ResNet-50 of torchvision: \d+ of \d+ tensors are missing"):
-        build(recipe, weights_backbone=path)
+        build(recipe, Start(backbone=path))
     torch.save({"conv1.weight": Path("no tensor")}, pth)
     with pytest.raises(TrainingError, match="holds more than tensors"):
-        build(recipe, weights_backbone=pth)
+        build(recipe, Start(backbone=pth))
+
+
+def test_training_starts_from_the_weights_of_a_bundle(train: Trainer) -> None:
+    torch.manual_seed(5)
+    before = build(SMALL)
+    path = train.folder / "classify.safetensors"
+    save_weights(before, path)
+    still = replace(SMALL, epochs=1, learning_rate=0.0, weight_decay=0.0)
+    train("run", still, start=Start(whole=path))
+    stored, now = build(SMALL, Start(whole=path)).state_dict(), train.weights("run")
+    learnt = [name for name, _ in before.named_parameters()]
+    assert all(torch.equal(now[name], stored[name]) for name in learnt)
+
+    save_weights(build(SMALL), path)
+    with pytest.raises(TrainingError, match="holds a finished run of another"):
+        train("run", still, start=Start(whole=path))
+    with pytest.raises(TrainingError, match=r"cannot start from these weights: .* has shape"):
+        train("other", replace(still, blocks=(4, 4, 4, 4, 8)), start=Start(whole=path))
 
 
 def test_the_average_of_few_steps_is_not_the_random_weights_they_began_with(train: Trainer) -> None:

@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from stenosis_node.grading.manifest import read_manifest as read_bundle_manifest
 from training.cli import app
+from training.export import write_untrained_bundle
 from training.labels.manifest import read_manifest, write_manifest
 from training.learning.errors import TrainingError
 from training.learning.fit import HISTORY_NAME
@@ -26,6 +28,8 @@ SMALL = (
     "classify.epochs=2", "classify.slices_per_epoch=8", "classify.blocks=4,4,4,4,4", "grade.batch_size=4",
     "grade.slices_per_epoch=8", "grade.blocks=4,4,4,4,4", "grade_on=labelled", "group_by_patient=true", "folds=3",
 )  # fmt: skip
+
+WIDE = "blocks=32,64,128,192,256"
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
@@ -112,6 +116,31 @@ def test_two_processes_under_torchrun_train_one_chain(few_phantoms: Path, whole:
     assert [json.loads(line)["epoch"] for line in history] == [1, 2]
     said = done.stdout + done.stderr
     assert said.count("classify epoch 1/2: loss") == 1
+
+
+def test_a_run_that_starts_from_a_bundle_says_so(few_phantoms: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "untrained"
+    write_untrained_bundle(bundle)
+    changed = [part for name in ("classify", "grade") for part in ("--set", f"{name}.{WIDE}")]
+    out = tmp_path / "run"
+    code, text = outcome(command(few_phantoms, out, "--start-from", str(bundle), "--final", *changed))
+    assert code == 0, text
+    digest = read_bundle_manifest(bundle).digest()
+    assert json.loads((out / "run.json").read_text())["start_from"]["digest"] == digest
+    code, text = outcome(
+        ["export", "--run", str(out), "--out", str(tmp_path / "made"), "--name", "made", "--version", "1"]
+    )
+    assert code == 0, text
+    made = read_bundle_manifest(tmp_path / "made")
+    assert f"(digest {digest[:12]}), which had learnt from" in made.training_data.description
+
+    code, text = outcome(command(few_phantoms, tmp_path / "folds", "--start-from", str(tmp_path / "made"), *changed))
+    assert code == 1
+    assert "has learnt from these very labels" in " ".join(text.split())
+    code, text = outcome(command(few_phantoms, tmp_path / "narrow", "--start-from", str(bundle)))
+    assert code == 1
+    assert "the classify network of" in text
+    assert not (tmp_path / "narrow").exists()
 
 
 def test_phantoms_of_the_test_seeds_are_not_trained_on(few_phantoms: Path, tmp_path: Path) -> None:
