@@ -42,7 +42,7 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = CONFIG_PATHS[0],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write a commented configuration that holds every key."""
+    """Write a commented configuration that holds every key; it is held to the bundle as it is now."""
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already; give --force to replace it or --output to write elsewhere")
     if bundle is None:
@@ -52,7 +52,14 @@ def init(
     if not (bundle / "manifest.json").is_file():
         raise ConfigError(f"--bundle {bundle}: no manifest.json in it; name the folder of a weights bundle")
     write = partial(
-        render, bundle=bundle.resolve(), spool=spool, ae_title=ae_title, host=host, port=port, peers=peer or []
+        render,
+        bundle=bundle.resolve(),
+        digest=_digest(bundle),
+        spool=spool,
+        ae_title=ae_title,
+        host=host,
+        port=port,
+        peers=peer or [],
     )
     text = write()
     if refusal := _refusal(_prove(text)):
@@ -74,11 +81,31 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
+def _digest(bundle: Path) -> str | None:
+    """What the bundle is pinned by; None for a broken one, which doctor explains."""
+    from stenosis_node.errors import BundleError
+    from stenosis_node.grading.manifest import read_manifest
+
+    try:
+        return read_manifest(bundle).digest()
+    except BundleError:
+        return None
+
+
 def render(
-    *, bundle: Path, spool: Path, ae_title: str, host: str, port: int, peers: list[str], refusal: str | None = None
+    *,
+    bundle: Path,
+    spool: Path,
+    ae_title: str,
+    host: str,
+    port: int,
+    peers: list[str],
+    digest: str | None = None,
+    refusal: str | None = None,
 ) -> str:
     """The configuration as TOML text; without peers it shows one as a comment.
 
+    digest   of the bundle, to hold it to; None leaves the key as a comment
     refusal  why the safety gate holds the peers back; stands as a comment at the key that would let them pass
     raises   ConfigError for a wrong peer
     """
@@ -88,6 +115,7 @@ def render(
     tables = [_peer(text) for text in peers] or [_commented(_peer(EXAMPLE_PEER))]
     return Template(_resource("node.toml")).substitute(
         bundle=_toml(str(bundle)),
+        pin=f"bundle_digest = {_toml(digest)}" if digest else f"# bundle_digest = {_toml('0' * 64)}",
         spool=_toml(str(spool)),
         ae_title=_toml(ae_title),
         host=_toml(host),

@@ -298,7 +298,8 @@ def read_manifest(folder: Path, *, expected_digest: str | None = None) -> Manife
     if expected_digest is not None and manifest.digest() != expected_digest.lower():
         raise BundleError(
             f"{folder} holds bundle {manifest.name} {manifest.version} with digest {manifest.digest()}, but the "
-            f"configuration asks for {expected_digest.lower()}"
+            f"configuration asks for {expected_digest.lower()}; put that one back, or change grading.bundle_digest if "
+            "these weights are wanted"
         )
     return manifest
 

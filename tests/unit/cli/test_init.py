@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ from typer.testing import CliRunner
 
 from stenosis_node.cli.app import app
 from stenosis_node.config import load
+from stenosis_node.errors import ConfigError
+from stenosis_node.grading.manifest import read_manifest
+from stenosis_node.node.checks import check_bundle
 from tests.unit.cli.conftest import Run
+
+PHANTOM_BUNDLE = Path(__file__).parents[3] / "deploy" / "bundles" / "phantom-1"
 
 
 @pytest.fixture
@@ -28,6 +35,20 @@ def test_it_writes_a_configuration_that_loads(run: Run, bundle: Path) -> None:
     assert config.spool.name == "store"
     assert (config.receive.ae_title, config.receive.port, config.receive.host) == ("LUMBAR", 104, "::")
     assert config.peers == {}
+
+
+def test_it_is_held_to_the_bundle_as_it_is(run: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "mine"
+    shutil.copytree(PHANTOM_BUNDLE, bundle)
+    assert run("init", "--bundle", bundle).code == 0
+    config = load(Path("node.toml"))
+    assert config.grading.bundle_digest == read_manifest(bundle).digest()
+    assert run("version").code == 0
+
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"version": "9"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="digest"):
+        check_bundle(config)
 
 
 def test_peers(run: Run, bundle: Path) -> None:
