@@ -9,11 +9,17 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.hostile.campaign import Broken, Campaign
 from tests.hostile.decoding import fuzz_decoding
 from tests.hostile.target import Target
+
+
+def say(text: str) -> None:
+    """How far it is, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -37,7 +43,7 @@ def main() -> int:
             target = Target(Path(folder) / ("fast" if fast else "stock"), fast_path=fast).start()
             campaign = Campaign(target, options.seed)
             try:
-                campaign.run(options.first, options.cases, every=options.every)
+                campaign.run(options.first, options.cases, every=options.every, say=say)
             except Broken as broken:
                 ok = False
                 print(broken, file=sys.stderr)

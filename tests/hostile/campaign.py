@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.hostile.cases import Conversation, Object, make_case
@@ -58,7 +59,7 @@ class Campaign:
         self._syntax = ""
         self._proper = instance(EXPLICIT, PROPER)
 
-    def run(self, first: int, n: int, *, every: int = 250) -> Tally:
+    def run(self, first: int, n: int, *, every: int = 250, say: Callable[[str], None] = lambda text: None) -> Tally:
         """Run ``n`` cases from number ``first`` in rounds. Raises Broken with the seed and the cases to replay."""
         begin = time.monotonic()
         self._target.forget_peak()
@@ -76,6 +77,7 @@ class Campaign:
                 ) from None
             self._target.clear()
             self.tally.seconds = time.monotonic() - begin
+            say(f"{self.tally.n} of {n} cases, {self.tally.n / self.tally.seconds:.0f} a second")
         return self.tally
 
     def _run_one(self, number: int) -> None:
