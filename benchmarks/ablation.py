@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader
 
 from stenosis_node.grading.switch import call_rootlets
 from training.calibration.abstention import choose_thresholds
+from training.calibration.borders import fit_borders
 from training.calibration.decision import FLOORS
 from training.calibration.operating import choose_operating_point
-from training.calibration.temperature import at_temperature, fit_offsets, fit_temperature
+from training.calibration.temperature import at_temperature, fit_temperature
 from training.evaluation.calibration import calibrate
 from training.evaluation.matrices import SEVERE, count_by_cluster
 from training.evaluation.predictions import P_GRADE, P_REGION
@@ -222,7 +223,7 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
             Stage.GRADE,
             {**grade, "mirrored": _mirrored(grade[BASE]), "offsets": _moved(grade[BASE], held)},
             {"quadratic kappa": "kappa_quadratic", "macro-F1": "macro_f1", "two or more off": "two_off"},
-            {"mirrored": MIRRORED_SAYS, "offsets": "an offset for each grade, fitted with the temperature"},
+            {"mirrored": MIRRORED_SAYS, "offsets": "an offset for each grade where patients apart gain by it"},
         ),
         "",
         "The line of folds by slice is tested on other slices than the base: its difference is what leaking feigns.",
@@ -242,7 +243,7 @@ def _page(work: _Work, arguments: argparse.Namespace) -> str:
         "## Borders of one reader",
         "",
         "What `stenosis-train calibrate` does for a site: offsets fitted to one reader's labels of the validation "
-        "patients, compared with the same reader's labels of the test patients.",
+        "patients where those gain by it, compared with the same reader's labels of the test patients.",
         "",
         *_borders(work, held, grade[BASE]),
         "",
@@ -313,8 +314,11 @@ def _moved(table: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     made = table.copy()
     for seed, rows in made.groupby("seed"):
         mine = held[held["seed"] == seed]
-        fitted = fit_offsets(mine[list(P_GRADE)].to_numpy(), np.eye(len(GRADES))[mine["truth"]])
-        made.loc[rows.index, list(P_GRADE)] = at_temperature(rows[list(P_GRADE)].to_numpy(), *fitted)
+        fitted = fit_borders(
+            mine[list(P_GRADE)].to_numpy(), np.eye(len(GRADES))[mine["truth"]], mine["patient"].to_numpy(dtype=object)
+        )
+        scores = rows[list(P_GRADE)].to_numpy()
+        made.loc[rows.index, list(P_GRADE)] = at_temperature(scores, fitted.temperature, fitted.offsets)
     return made
 
 

@@ -119,7 +119,7 @@ class Recipe:
     temperature: bool = False
     """Scale the logits on the validation slices."""
     offsets: bool = False
-    """Shift the logits of the grades too, each by its own."""
+    """Shift the logits of the grades too, each by its own, where patients apart gain by it."""
     operating_point: bool = False
     """Choose the over-diagnosis threshold of grade C on the validation slices."""
     abstain: bool = False

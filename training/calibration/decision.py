@@ -5,6 +5,7 @@ Temperatures first, then the switch, then abstention, then the operating point o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
@@ -17,12 +18,15 @@ from stenosis_node.grading.manifest import Calibration, DecisionRules, Manifest
 from stenosis_node.grading.pipeline import call_grade
 from stenosis_node.grading.switch import call_rootlets
 from training.calibration.abstention import choose_thresholds
+from training.calibration.borders import fit_borders
 from training.calibration.operating import choose_operating_point
-from training.calibration.temperature import at_temperature, fit_offsets, fit_temperature
+from training.calibration.temperature import at_temperature, fit_temperature
 from training.calibration.truth import Flags, Floats, Truth, truth_of
 from training.evaluation.matrices import SEVERE
 from training.evaluation.predictions import P_GRADE, P_REGION, TRUE_BOX, called_grade
 from training.evaluation.vocabulary import GRADES, REGIONS
+
+log = logging.getLogger("stenosis_train")
 
 FLOORS: Final = {"box_score": 0.5, "content_score": 0.5, "grade_score": 0.25}
 """Thresholds are not chosen below these: the detector's own, and chance."""
@@ -34,7 +38,7 @@ class Asked:
 
     temperature: bool = False
     offsets: bool = False
-    """With the temperature of the grades, an offset for each."""
+    """With the temperature of the grades, an offset for each where that helps patients apart."""
     monotone_switch: bool = False
     operating_point: bool = False
     abstain: bool = False
@@ -128,8 +132,16 @@ def fit_decision(
         if not any(before.grade_offsets):  # else they were fitted together
             decision = replace(decision, grade_temperature=fit_temperature(*_known(validation, P_GRADE, truth.grades)))
     if asked.offsets:
-        temperature, (a, b, c, d) = fit_offsets(*_known(validation, P_GRADE, truth.grades))
-        decision = replace(decision, grade_temperature=temperature, grade_offsets=(a, b, c, d))
+        scores, targets = _known(validation, P_GRADE, truth.grades)
+        borders = fit_borders(scores, targets, truth.patients[_has_both(validation, P_GRADE, truth.grades)])
+        a, b, c, d = borders.offsets
+        log.info("%s", borders.sentence())
+        decision = replace(
+            decision,
+            grade_temperature=borders.temperature,
+            grade_offsets=(a, b, c, d),
+            fitted={"borders": borders.as_plain()},
+        )
     if asked.abstain:
         decision = replace(decision, box_score=None, content_score=None, grade_score=None)
         decision = _abstaining(decision, validation, labels, truth)
@@ -199,9 +211,12 @@ def _scaled(
 
 def _known(table: pd.DataFrame, columns: tuple[str, ...], targets: Floats) -> tuple[Floats, Floats]:
     """Scores and labels of the slices that have both."""
-    scores = table[list(columns)].to_numpy(dtype=float)
-    known = ~np.isnan(scores[:, 0]) & ~np.isnan(targets[:, 0])
-    return scores[known], targets[known]
+    known = _has_both(table, columns, targets)
+    return table.loc[known, list(columns)].to_numpy(dtype=float), targets[known]
+
+
+def _has_both(table: pd.DataFrame, columns: tuple[str, ...], targets: Floats) -> Flags:
+    return np.asarray(~np.isnan(table[columns[0]].to_numpy(dtype=float)) & ~np.isnan(targets[:, 0]))
 
 
 def _abstaining(decision: Decision, validation: pd.DataFrame, labels: pd.DataFrame, truth: Truth) -> Decision:

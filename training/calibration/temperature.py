@@ -16,7 +16,9 @@ Floats = npt.NDArray[np.float64]
 
 LOWEST, HIGHEST = 0.2, 10.0
 FARTHEST: Final = 5.0
-"""Offsets stay within this on both sides."""
+"""A step between the offsets of neighbouring classes stays within this on both sides."""
+STEP: Final = 0.5
+"""What such a step is expected to be, before a label was seen."""
 FEWEST: Final = 20
 """With fewer slices the temperature stays 1."""
 _TINY: Final = 1e-12
@@ -42,30 +44,31 @@ def fit_temperature(scores: Floats, targets: Floats) -> float:
 def fit_offsets(scores: Floats, targets: Floats) -> tuple[float, tuple[float, ...]]:
     """Temperature and offsets with which the scores explain the labels best (least cross-entropy).
 
-    scores   [slices, classes], at temperature 1, rows sum to 1
-    targets  [slices, classes], shares of readers, rows sum to 1; a class with fewer than ``FEWEST`` slices in all keeps
-             the offset 0, and so does the first
+    The steps between neighbouring classes are held to 0 by a normal prior of standard deviation ``STEP``: a class with
+    few slices moves along with its neighbour. (Left where it was, it would take over the slices of a neighbour that
+    moves away, or lose its own.)
+
+    scores   [slices, classes], at temperature 1, rows sum to 1; the order of the classes is that of their severity
+    targets  [slices, classes], shares of readers, rows sum to 1
     """
-    temperature = fit_temperature(scores, targets)
-    moved = np.flatnonzero(targets.sum(axis=0) >= FEWEST)
-    moved = moved[moved > 0]
-    if len(scores) < FEWEST or not len(moved):
-        return temperature, (0.0,) * scores.shape[1]
+    temperature, classes = fit_temperature(scores, targets), scores.shape[1]
+    if len(scores) < FEWEST:
+        return temperature, (0.0,) * classes
     logits = np.log(np.maximum(scores, _TINY))
 
     def loss(free: Floats) -> tuple[float, Floats]:
-        offsets = np.zeros(scores.shape[1])
-        offsets[moved] = free[1:]
-        scaled = _softmax(logits * math.exp(-free[0]) + offsets)
-        wrong = (scaled * targets.sum(axis=1, keepdims=True) - targets) / len(scores)
-        slope = np.concatenate(([-(wrong * logits).sum() * math.exp(-free[0])], wrong.sum(axis=0)[moved]))
-        return float(-(targets * np.log(np.maximum(scaled, _TINY))).sum(axis=1).mean()), slope
+        steps = free[1:]
+        scaled = _softmax(logits * math.exp(-free[0]) + np.concatenate(([0.0], steps.cumsum())))
+        wrong = scaled * targets.sum(axis=1, keepdims=True) - targets
+        after = wrong.sum(axis=0)[::-1].cumsum()[::-1][1:]  # a step moves every class from its own on
+        slope = np.concatenate(([-(wrong * logits).sum() * math.exp(-free[0])], after + steps / STEP**2))
+        unlikely = float(-(targets * np.log(np.maximum(scaled, _TINY))).sum() + (steps**2).sum() / (2 * STEP**2))
+        return unlikely / len(scores), slope / len(scores)
 
-    start = np.concatenate(([math.log(temperature)], np.zeros(len(moved))))
-    bounds = [(math.log(LOWEST), math.log(HIGHEST)), *[(-FARTHEST, FARTHEST)] * len(moved)]
+    start = np.concatenate(([math.log(temperature)], np.zeros(classes - 1)))
+    bounds = [(math.log(LOWEST), math.log(HIGHEST)), *[(-FARTHEST, FARTHEST)] * (classes - 1)]
     best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
-    offsets = np.zeros(scores.shape[1])
-    offsets[moved] = best[1:]
+    offsets = np.concatenate(([0.0], best[1:].cumsum()))
     return round(math.exp(float(best[0])), 4), tuple(round(float(one), 4) for one in offsets)
 
 

@@ -27,6 +27,8 @@ class Truth:
     other: Flags
     heights_mm: Floats
     """Patient z; NaN where it is not known."""
+    patients: npt.NDArray[np.object_]
+    """Split group, or patient key; empty where there is no label."""
 
     @property
     def region(self) -> npt.NDArray[np.object_]:
@@ -61,7 +63,15 @@ def truth_of(predictions: pd.DataFrame, labels: pd.DataFrame, reader: str = "") 
     grades = _shares(rows["grade"], keys, GRADES).reindex(wanted).to_numpy(dtype=float)
     other = (rows["region"] == "other").groupby(keys.to_numpy()).mean().reindex(wanted).fillna(0.0)
     heights = pd.to_numeric(labels["z_mm"], errors="coerce").groupby(slice_names(labels).to_numpy()).first()
-    return Truth(regions, grades, other.to_numpy() >= 0.5, heights.reindex(wanted).to_numpy(dtype=float))
+    patients = labels["split_group"].where(labels["split_group"] != "", labels["patient_key"]).astype(str)
+    groups = patients.groupby(slice_names(labels).to_numpy()).first()
+    return Truth(
+        regions,
+        grades,
+        other.to_numpy() >= 0.5,
+        heights.reindex(wanted).to_numpy(dtype=float),
+        groups.reindex(wanted).fillna("").to_numpy(dtype=object),
+    )
 
 
 def slice_names(table: pd.DataFrame) -> pd.Index:

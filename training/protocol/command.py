@@ -97,7 +97,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     version: Annotated[str, typer.Option(help="Its version.")],
     readers: Annotated[str, typer.Option(help="Readers whose labels count, separated by commas [all].")] = "",
-    offsets: Annotated[bool, typer.Option(help="Move the borders between the grades.")] = True,
+    offsets: Annotated[
+        bool, typer.Option(help="Move the borders between the grades, where patients apart gain.")
+    ] = True,
     operating_point: Annotated[
         bool | None,
         typer.Option(

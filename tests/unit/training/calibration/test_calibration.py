@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import pytest
 
 from stenosis_node.grading.manifest import DecisionRules, TrainingData
 from training.calibration.abstention import GIVEN_UP, choose_thresholds
+from training.calibration.borders import fit_borders
 from training.calibration.decision import Asked, Decision, apply_decision, fit_decision
 from training.calibration.operating import LARGEST, choose_operating_point
-from training.calibration.temperature import FEWEST, at_temperature, fit_offsets, fit_temperature
+from training.calibration.temperature import FEWEST, STEP, at_temperature, fit_offsets, fit_temperature
 from training.calibration.truth import truth_of
 from training.evaluation.predictions import P_GRADE, P_REGION, called_grade
 from training.evaluation.stages import Proportion
@@ -54,13 +56,38 @@ def test_offsets_undo_what_a_network_leans_to() -> None:
     np.testing.assert_allclose(at_temperature(leaning, temperature, offsets), scores, atol=0.03)
 
 
-def test_a_class_that_hardly_anybody_gave_gets_no_offset() -> None:
-    scores, targets = _shares(np.random.default_rng(10), 4)
+def test_a_class_that_hardly_anybody_gave_moves_along_with_its_neighbour() -> None:
+    scores, targets = _shares(np.random.default_rng(10), 4, n=4_000)
+    leaning = at_temperature(scores, 1.0, (0.0, 1.5, 1.5, 1.5))
     rare = targets[:, 3] == 1
-    kept = ~rare | (np.cumsum(rare) < FEWEST)
-    _, offsets = fit_offsets(scores[kept], targets[kept])
-    assert offsets[0] == offsets[3] == 0.0
+    kept = ~rare | (np.cumsum(rare) <= 2)
+    _, offsets = fit_offsets(leaning[kept], targets[kept])
+    assert offsets[:3] == pytest.approx((0.0, -1.5, -1.5), abs=0.2)
+    assert offsets[3] < -1.5  # and on, as it is so rare; 0 would make every C a D
     assert fit_offsets(scores[:5], targets[:5]) == (1.0, (0.0,) * 4)
+
+
+def test_few_slices_hardly_move_a_border() -> None:
+    scores, targets = _shares(np.random.default_rng(11), 4, n=FEWEST)
+    _, offsets = fit_offsets(at_temperature(scores, 1.0, (0.0, 0.0, 0.0, 2.0)), targets)
+    assert np.abs(np.diff(offsets)).max() < 2 * STEP
+
+
+def test_borders_move_only_where_patients_apart_gain_by_it() -> None:
+    """A sharp network gains by them; a dull one would hardly call a rare grade any more."""
+    rng = np.random.default_rng(12)
+    truth = rng.choice(4, 600, p=(0.7, 0.2, 0.07, 0.03))
+    patients = np.repeat(np.arange(60), 10).astype(object)
+    shares = np.eye(4)[truth]
+    for spread, lean, gains in ((0.5, 1.5, True), (1.5, 0.0, False)):
+        distances = (np.arange(4) - truth[:, None] + rng.normal(0, spread, (600, 1))) ** 2
+        scores = np.exp(-distances / (2 * spread**2))
+        leaning = at_temperature(scores / scores.sum(axis=1, keepdims=True), 1.0, (0.0, lean, 0.0, 0.0))
+        borders = fit_borders(leaning, shares, patients)
+        assert any(borders.offsets) == gains, borders.sentence()
+        assert (cast(float, borders.kappa_with) > cast(float, borders.kappa_without)) == gains
+        assert ("are moved" in borders.sentence()) == gains
+    assert not any(fit_borders(leaning, shares, np.full(600, "one", dtype=object)).offsets)
 
 
 def test_a_decision_moves_the_borders_of_the_grades(validation: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -174,6 +201,8 @@ def _study(rng: np.random.Generator, study: int) -> tuple[list[dict[str, object]
             labels.append(
                 {
                     **keys,
+                    "patient_key": f"patient of {keys['study_uid']}",
+                    "split_group": "",
                     "frame": pd.NA,
                     "reader": reader,
                     "region": region,
