@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sklearn.metrics import accuracy_score, matthews_corrcoef, mean_absolute_error, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, mean_absolute_error, precision_recall_fscore_support
 
 from training.evaluation.agreement import agree, bounds
 from training.evaluation.matrices import (
@@ -15,6 +15,7 @@ from training.evaluation.matrices import (
     Floats,
     agreement_scores,
     count_by_cluster,
+    count_pairs,
     f1_of,
     mcc_of,
     ratio,
@@ -124,7 +125,7 @@ def _of_answers(truth: Codes, called: Codes, labels: Sequence[str]) -> dict[str,
         "kappa": agreed.kappa,
         "kappa_linear": agreed.kappa_linear,
         "kappa_quadratic": agreed.kappa_quadratic,
-        "mcc": float(matthews_corrcoef(truth, called)),
+        "mcc": float(mcc_of(count_pairs(truth, called, len(labels)))),
         "mae": float(mean_absolute_error(truth, called)),
         "two_off": float((np.abs(truth - called) >= 2).mean()),
     }

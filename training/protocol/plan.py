@@ -19,6 +19,7 @@ from training.learning.items import Draw, Items
 from training.learning.labels import LabelledSlice
 from training.learning.networks import build, collate, score_of
 from training.learning.sampling import usable
+from training.protocol import runs
 from training.protocol.folds import Fold
 from training.protocol.runner import Material, gather
 from training.protocol.runs import Request
@@ -108,6 +109,7 @@ class Plan:
 
 def make_plan(request: Request, machine: Machine, cache: Path) -> Plan:
     """Check labels and folds, prepare the images, and time a few steps. Raises TrainingError, LabelError."""
+    runs.check_start(request, runs.digest_of(request.data))
     material = gather(request, cache, machine.workers)
     stages = tuple(_plan_stage(request, material, stage, machine) for stage in Stage)
     existing = next(folder for folder in (request.out, *request.out.absolute().parents) if folder.exists())

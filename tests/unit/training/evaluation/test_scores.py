@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +94,14 @@ def test_scores_with_misses_are_those_of_scikit_learn(random_codes) -> None:  # 
 def test_mcc_is_that_of_scikit_learn(random_codes) -> None:  # type: ignore[no-untyped-def]
     a, b, _ = random_codes
     assert float(mcc_of(count_pairs(a, b, 4))) == pytest.approx(matthews_corrcoef(a, b))
+
+
+def test_a_subgroup_of_one_class_is_scored_without_a_warning() -> None:
+    same, patients = np.zeros(12, dtype=int), np.repeat(np.arange(4), 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score(same, same, GRADES, patients, Resamples.draw(4, 20, 0))
+    assert (found.values["accuracy"], found.values["mcc"]) == (1.0, 0.0)
 
 
 def test_calibration_of_honest_and_of_boastful_scores() -> None:
