@@ -1,6 +1,7 @@
 """Named places where a test may end or hang a process. Inert unless ``STENOSIS_NODE_FAILPOINT`` names a folder.
 
-There is one after every write, fsync, rename, commit and send of the spool, the job database and the workers: POINTS.
+There is one after every write, fsync, rename, deletion, commit and send of the spool, the job database, reception, the
+workers and the audit stream: POINTS. A test looks for calls without one.
 
 A test arms a place by writing a file of its name into that folder; the file says what happens, and how often:
 
@@ -44,17 +45,23 @@ _TRANSACTIONS: Final = (
 
 POINTS: Final = frozenset(
     (
-        *("spool.folder.made", "spool.folder.durable"),
+        *("spool.held", "spool.swept", "spool.folder.made", "spool.folder.durable", "spool.folder.removed"),
+        *("spool.arriving.written", "spool.temporary.copied"),
         *(f"spool.{file}.{step}" for file in _FILES for step in ("written", "flushed", "named", "durable")),
         *("spool.document.written", "spool.document.flushed"),
         *(f"spool.documents.{step}" for step in ("made", "flushed", "renamed", "durable", "doomed", "deleted")),
-        *("spool.instance.deleted", "spool.deletion.durable", "spool.findings.deleted"),
+        *("spool.documents.removed", "spool.findings.deleted", "spool.findings.gone"),
+        *("spool.instance.deleted", "spool.deletion.durable", "spool.quarantine.deleted", "spool.quarantine.durable"),
+        *("jobs.file.made", "jobs.file.set_up", "jobs.migrate.written", "jobs.migrate.committed"),
         *(f"jobs.{step}.{when}" for step in _TRANSACTIONS for when in ("written", "committed")),
-        *("receive.put", "receive.committed"),
-        *("check.claimed", "check.fetched", "check.kept", "check.concluded"),
+        *("receive.put", "receive.committed", "receive.answered"),
+        *("check.claimed", "check.asked", "check.moved", "check.fetched", "check.kept", "check.concluded"),
         *("grade.claimed", "grade.read", "grade.found", "grade.composed", "grade.advanced"),
         *("deliver.claimed", "deliver.connected", "deliver.stored", "deliver.answered", "deliver.recorded"),
-        *("deliver.sent", "deliver.advanced", "commitment.written", "commitment.requested", "withdrawal.sent"),
+        *("deliver.sent", "deliver.advanced", "withdrawal.sent"),
+        *("commitment.written", "commitment.asked", "commitment.answered", "commitment.requested"),
+        *("audit.file.made", "audit.written", "audit.flushed", "audit.state.written", "audit.state.renamed"),
+        *("audit.sent", "audit.cursor.written", "audit.cursor.renamed"),
     )
 )
 """Every place there is. A test compares them with the calls."""

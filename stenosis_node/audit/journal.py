@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from stenosis_node.failpoint import failpoint
+
 MODE: Final = 0o600
 
 
@@ -34,7 +36,9 @@ class Journal:
                 text = b"\n" + text
             try:
                 _write(file, text)
+                failpoint("audit.written")
                 os.fsync(file)
+                failpoint("audit.flushed")
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file, size)
@@ -70,6 +74,7 @@ class Journal:
                 owner = os.fstat(folder)
                 os.fchown(file, owner.st_uid, owner.st_gid)
             os.fsync(folder)
+            failpoint("audit.file.made")
         finally:
             os.close(folder)
         return _private(file)

@@ -26,6 +26,7 @@ from typing import BinaryIO, Final
 
 from stenosis_node.config import Audit, Config
 from stenosis_node.errors import ConfigError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.wire.tls import server_context
 
 log = logging.getLogger("stenosis_node.audit")
@@ -94,7 +95,9 @@ class Tail:
         state = {"inode": os.fstat(self._file.fileno()).st_ino, "offset": self._taken}
         part.write_text(json.dumps(state), encoding="ascii")
         part.chmod(0o600)
+        failpoint("audit.cursor.written")
         part.replace(self._cursor)
+        failpoint("audit.cursor.renamed")
 
     def close(self) -> None:
         """Close the file."""
@@ -248,6 +251,7 @@ class Forwarder:
             self._connection = self._connect()
         self._connection.settimeout(CONNECT_S)
         self._connection.sendall(b"".join(frame(line, host=self._host) for line in lines))
+        failpoint("audit.sent")
         _wait_acknowledged(self._connection)
         self._tail.take()
         return len(lines)

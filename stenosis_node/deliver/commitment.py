@@ -20,6 +20,7 @@ from pynetdicom.presentation import build_context
 
 from stenosis_node.config import Peer
 from stenosis_node.errors import PermanentError, TransientError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.wire.association import associate, describe, time_limit
 from stenosis_node.wire.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitmentReport, answer_report
 
@@ -75,6 +76,7 @@ def request_commitment(
 
     def on_sent(event: evt.Event) -> None:
         if responding.is_set() and isinstance(event.pdu, P_DATA_TF):
+            failpoint("commitment.answered")
             answered.set()
 
     contexts = [build_context(PUSH_MODEL, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]
@@ -109,6 +111,7 @@ def _ask(documents: Sequence[tuple[str, str]], transaction_uid: str, association
     try:
         with time_limit(association, peer.timeout_s + 1):
             status, _ = association.send_n_action(information, REQUEST_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+            failpoint("commitment.asked")
     except (RuntimeError, ValueError) as error:  # the association ended
         raise TransientError(f"{describe(peer)} ended the association before it was asked to commit") from error
     if "Status" not in status:

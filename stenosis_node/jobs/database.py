@@ -107,7 +107,9 @@ class Database:
         try:
             if self._is_sqlite:
                 _create_sqlite_file(self._url.database)
+                failpoint("jobs.file.made")
                 _enable_wal(self._engine)
+                failpoint("jobs.file.set_up")
             with self._engine.connect() as connection, _rebuilding_tables(connection), connection.begin():
                 if not self._is_sqlite:
                     _allow_time(connection, "lock_timeout", "statement_timeout")
@@ -122,6 +124,8 @@ class Database:
                         f"jobs.database_url: the job database is damaged: a row of {broken[0]} lost the row it "
                         "belongs to; restore a copy, or start with an empty one"
                     )
+                failpoint("jobs.migrate.written")
+            failpoint("jobs.migrate.committed")
         except CommandError as error:
             raise ConfigError(
                 f"jobs.database_url: the database was made by a newer version of this node ({error})"

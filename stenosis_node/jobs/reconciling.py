@@ -78,7 +78,7 @@ class Reconciling(Database):
                 rows = connection.execute(
                     select(result, job.c.state, job.c.purged_at.label("job_purged_at"), job.c.revision.label("latest"))
                     .join(job, job.c.id == result.c.job_id)
-                    .where(result.c.id > last, result.c.purged_at.is_(None))
+                    .where(result.c.id > last, result.c.purged_at.is_(None), result.c.deleted_at.is_(None))
                     .order_by(result.c.id)
                     .limit(PAGE)
                 ).all()
@@ -140,8 +140,11 @@ class Reconciling(Database):
             return True
 
     def forget_documents(self, result_id: int, *, now: datetime | None = None) -> None:
-        """The documents of a result that nobody waits for are lost: it is written down as if they had been deleted."""
+        """The documents of a result that nobody waits for are lost: it is written down that they are deleted.
+
+        The housekeeping deletes what else belongs to the result when its time comes.
+        """
         with self._writing("forget_documents") as connection:
             now = self._now(connection, now)
             gone = update(result).where(result.c.id == result_id, result.c.purged_at.is_(None))
-            connection.execute(gone.values(purged_at=now, deleted_at=now))
+            connection.execute(gone.values(deleted_at=now))

@@ -156,7 +156,8 @@ def _mark_results(connection: Connection, before: datetime, now: datetime) -> No
     )
     ids = connection.execute(wanted).scalars().all()
     if ids:
-        connection.execute(update(result).where(result.c.id.in_(ids)).values(purged_at=now))
+        # of a result that was forgotten before, findings and notes are still to go
+        connection.execute(update(result).where(result.c.id.in_(ids)).values(purged_at=now, deleted_at=None))
 
 
 def _notes_of(connection: Connection, result_id: int) -> list[str]:

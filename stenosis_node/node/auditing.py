@@ -17,6 +17,7 @@ from stenosis_node.audit import AuditTrail, CannotAudit, Forwarder, Message, cod
 from stenosis_node.config import Config
 from stenosis_node.domain import BundleIdentity
 from stenosis_node.errors import ConfigError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.node.checks import check_bundle
 
 log = logging.getLogger("stenosis_node.node")
@@ -43,6 +44,7 @@ def audited_run(config: Config, bundle: BundleIdentity) -> Iterator[AuditTrail]:
         trail.check()
     except CannotAudit as error:
         raise ConfigError(str(error)) from error
+    _sweep(config)
     stop = threading.Event()
     sending = None
     if config.audit.syslog_host is not None:
@@ -108,9 +110,17 @@ def _report(config: Config, trail: AuditTrail, messages: list[Message], **state:
     part = path.with_name(f".{STATE}.{os.getpid()}")
     try:
         part.write_text(json.dumps(_state(config) | state), encoding="utf-8")
+        failpoint("audit.state.written")
         part.replace(path)
+        failpoint("audit.state.renamed")
     except OSError as error:  # it is reported again at the next start
         log.warning("%s cannot be written: %s", path, error.strerror, extra={"event": "audit_state"})
+        part.unlink(missing_ok=True)
+
+
+def _sweep(config: Config) -> None:
+    """Delete what a crash left of states that were being written. Only at start: no child writes one yet."""
+    for part in config.spool.glob(f".{STATE}.*"):
         part.unlink(missing_ok=True)
 
 

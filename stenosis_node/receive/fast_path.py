@@ -34,6 +34,7 @@ from pynetdicom.presentation import negotiate_as_acceptor
 
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from stenosis_node.errors import NodeError, TransientError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.receive.associations import MIN_BYTES_PER_S, OpenAssociation, OpenAssociations
 from stenosis_node.receive.contexts import VERIFICATION, are_storage_only, supported_contexts
 from stenosis_node.receive.intake import Answer, Incoming, Intake
@@ -367,6 +368,7 @@ class _Association:
         self._drop()
         self._request = self._fault = None
         self._connection.sendall(_response(request, answer))
+        failpoint("receive.answered")
 
 
 # --------------------------------------------------------------------------- negotiation

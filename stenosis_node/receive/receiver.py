@@ -14,12 +14,14 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from stenosis_node.config import Config
 from stenosis_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from stenosis_node.errors import ConfigError, NodeError
+from stenosis_node.failpoint import failpoint
 from stenosis_node.jobs import JobStore
 from stenosis_node.receive.access import NO_REASON, SERVICE_USER, TRANSIENT, Admission, Door
 from stenosis_node.receive.associations import OpenAssociations
@@ -140,6 +142,7 @@ class Receiver:
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._reports.answer),
+            (evt.EVT_PDU_SENT, _on_sent),
             (evt.EVT_RELEASED, lambda event: self._open.say_ended(event.assoc, "released")),
             (evt.EVT_ABORTED, lambda event: self._open.say_ended(event.assoc, "aborted")),
             (evt.EVT_CONN_CLOSE, _stop_waiting),
@@ -240,6 +243,12 @@ class Receiver:
 
 def _contexts(event: evt.Event) -> list[PresentationContext]:
     return cast(A_ASSOCIATE, event.assoc.requestor.primitive).presentation_context_definition_list
+
+
+def _on_sent(event: evt.Event) -> None:
+    """A response has left."""
+    if isinstance(event.pdu, P_DATA_TF):
+        failpoint("receive.answered")
 
 
 def _stop_waiting(event: evt.Event) -> None:

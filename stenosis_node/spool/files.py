@@ -133,6 +133,7 @@ class Temporary:
         while copied < self._size:
             copied += os.sendfile(descriptor, self._descriptor, copied, self._size - copied)
         os.fsync(descriptor)
+        failpoint("spool.temporary.copied")
         self.close()
         self._path, self._descriptor = path, descriptor
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from stenosis_node.failpoint import failpoint
 from stenosis_node.spool.files import TEMPORARY, disk_errors, flush_folder
 
 MOST_BYTES: Final = 10 << 30
@@ -73,6 +74,7 @@ def clear_quarantine(root: Path, *, before: datetime, limit_bytes: int | None = 
         _delete([*expired, *crowded_out])
         if expired or crowded_out:
             flush_folder(folder)
+            failpoint("spool.quarantine.durable")
     return Cleared(expired=_count(expired), crowded_out=_count(crowded_out), limit_bytes=limit)
 
 
@@ -95,6 +97,7 @@ def _delete(doomed: Iterable[_Kept]) -> None:
     for one in doomed:
         for path in sorted(one.paths):  # the bytes first: no reason is lost while they are there
             path.unlink(missing_ok=True)
+            failpoint("spool.quarantine.deleted")
 
 
 def _count(some: Iterable[_Kept]) -> int:

@@ -66,6 +66,7 @@ class Arriving:
         """Write one more piece. TransientError when the disk does not take it."""
         with disk_errors("an instance that is arriving"):
             self._temporary.append(chunk)
+            failpoint("spool.arriving.written")
 
     def head(self, size: int, *, skip: int = 0) -> bytes:
         """The first bytes of what was written, without the first ``skip`` of them."""
@@ -113,6 +114,7 @@ class Spool:
                 )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            failpoint("spool.held")
             yield
         finally:
             os.close(descriptor)
@@ -229,6 +231,7 @@ class Spool:
             temporary.write([findings_json.encode("utf-8")])
             if not temporary.publish(path):
                 flush_folder(self._findings)
+                failpoint("spool.findings.durable")
 
     def findings(self, key: str) -> str | None:
         """JSON of the findings kept under ``key``."""
@@ -273,7 +276,9 @@ class Spool:
                 (self._documents / key).rename(doomed)  # never seen half-deleted
                 failpoint("spool.documents.doomed")
                 shutil.rmtree(doomed)
+                failpoint("spool.documents.removed")
             flush_folder(self._findings)
+            failpoint("spool.findings.gone")
             flush_folder(self._documents)
             failpoint("spool.documents.deleted")
 
@@ -287,8 +292,10 @@ class Spool:
                     for name in names:
                         if name.startswith(TEMPORARY):
                             (Path(folder) / name).unlink(missing_ok=True)
+                            failpoint("spool.swept")
                     for name in [n for n in folders if n.startswith(TEMPORARY)]:
                         shutil.rmtree(Path(folder) / name)
+                        failpoint("spool.swept")
                         folders.remove(name)
 
     def _flush(self, folder: str) -> None:
@@ -342,6 +349,7 @@ class Spool:
         while folder != self._instances:
             try:
                 folder.rmdir()
+                failpoint("spool.folder.removed")
             except FileNotFoundError:
                 pass
             except OSError as error:

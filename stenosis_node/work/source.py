@@ -55,6 +55,7 @@ class Source:
         PermanentError."""
         with self._asking(), self._reporting(FIND, study_uid):
             found = find_instances(self.peer, study_uid, calling_ae_title=self._calling_ae_title)
+            failpoint("check.asked")
         return tuple(i for i in found if not i.sop_class_uid or i.sop_class_uid in MR_CLASSES)
 
     def fetch(
@@ -82,6 +83,7 @@ class Source:
                     destination=self._config.receive.ae_title,
                     progress=progress,
                 )
+                failpoint("check.moved")
                 return
             intake = Intake(self._config, self._spool, self._store, calling_ae_title=self.ae_title, known=known)
             try:

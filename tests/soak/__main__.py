@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from stenosis_node.errors import NodeError
-from tests.soak import parts
+from tests.soak import parts, scenes
 from tests.soak.invariant import Bytes, Verdict, check, losses, settle
 from tests.soak.parts import CannotRun, Round
 from tests.soak.sender import Sender
@@ -111,7 +111,7 @@ def run(name: str, variant: Variant, work: Callable[[Round], None], seen: Bytes,
             work(a_round)
             settle(a_round.node, a_round.sender)
             verdict = check(a_round.node, a_round.sender, a_round.pacs, seen)
-            verdict.violations += after_rest(a_round)
+            verdict.violations += a_round.violations + after_rest(a_round)
             if not verdict.acknowledged:
                 verdict.violations.append("no instance was acknowledged: this run shows nothing")
         except AssertionError as error:
@@ -184,7 +184,7 @@ def plan(options: argparse.Namespace) -> Iterator[Part]:
     share = max(1, options.kills // len(variants))
     for variant in variants:
         if "points" in only:
-            yield Part("points", variant, started(parts.kill_at_points))
+            yield Part("points", variant, scenes.of_everything)
         if "kills" in only:
             seconds = 60 * options.minutes / len(variants) if options.minutes else float("inf")
             yield Part("kills", variant, started(kills_within(seconds, share, options.pause)))

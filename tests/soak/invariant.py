@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from stenosis_node.domain import DeliveryState, DocumentKind, JobState
-from stenosis_node.jobs import JobDetail
+from stenosis_node.jobs import EventKind, JobDetail, WithdrawalState
 from tests.acceptance.processes import SR_CLASSES, wait_until
 from tests.soak.sender import Sender
 from tests.soak.servers import RecordingPacs, SoakNode
@@ -38,6 +38,11 @@ class Bytes:
         self.of_uid: dict[str, set[str]] = defaultdict(set)
 
 
+OVER = (JobState.DELIVERED, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED)
+REJECTION_NOTE = "1.2.840.10008.5.1.4.1.1.88.59"
+"""Class of the documents that withdraw others."""
+
+
 def settle(node: SoakNode, sender: Sender, *, limit_s: float = 600) -> None:
     """Wait until every study with an acknowledged instance has a terminal job."""
     waiting = set(sender.acknowledged.values())
@@ -46,7 +51,9 @@ def settle(node: SoakNode, sender: Sender, *, limit_s: float = 600) -> None:
         with node.store() as store:
             for uid in list(waiting):
                 found = store.job(uid)
-                if found is None or found.job.state not in (JobState.DELIVERED, JobState.FAILED, JobState.REJECTED):
+                if found is None or found.job.state not in OVER:
+                    return False
+                if any(one.state is WithdrawalState.PENDING for one in found.withdrawals):
                     return False
                 waiting.discard(uid)
         return True
@@ -96,25 +103,41 @@ def check(node: SoakNode, sender: Sender, pacs: RecordingPacs, seen: Bytes) -> V
             if detail is None:
                 verdict.violations.append(f"study {study}: {len(sops)} instances acknowledged, no job")
                 continue
+            end = sender.ends.get(study, JobState.DELIVERED)
             kept = [one.sop_instance_uid for one in store.instances(detail.job.id)]
-            if lost := sops - set(kept):
+            if lost := sops - store.received_uids(detail.job.id):
                 verdict.violations.append(f"study {study}: {len(lost)} acknowledged instances are in no job")
+            may_go = end is JobState.REJECTED or any(one.kind is EventKind.PURGED for one in detail.events)
+            if not may_go and (gone := sops - set(kept)):
+                verdict.violations.append(f"study {study}: {len(gone)} instances are deleted before their time")
             if len(kept) != len(set(kept)):
                 verdict.violations.append(f"study {study}: an instance is there twice")
             for one in store.instances(detail.job.id):
                 if not (node.spool / one.path).exists():
                     verdict.violations.append(f"study {study}: the file of {one.sop_instance_uid} is gone")
             verdict.revisions += max(0, len(detail.results) - 1)
-            verdict.violations += _check_result(detail, at_pacs[study], of_class)
+            verdict.violations += _check_result(detail, at_pacs[study], of_class, end)
     return verdict
 
 
-def _check_result(detail: JobDetail, held: set[str], of_class: dict[str, str]) -> list[str]:
-    """The latest result is there, whole and once, and nothing that is of no result."""
+def _check_result(
+    detail: JobDetail, held: set[str], of_class: dict[str, str], end: JobState = JobState.DELIVERED
+) -> list[str]:
+    """The latest result is there, whole and once, with a note for what is withdrawn, and nothing that is of no result.
+
+    end  how the job is to end; CANCELLED: its result was recalled after it had been delivered
+    """
     study = detail.job.study_instance_uid
-    if detail.job.state is not JobState.DELIVERED:
+    if detail.job.state is not end:
         return [f"study {study} ended {detail.job.state}: {detail.job.message}"]
+    if end is JobState.REJECTED:
+        return [f"study {study}: the PACS holds {len(held)} documents of a rejected study"] if held else []
     wrong = []
+    notes = {uid for uid in held if of_class[uid] == REJECTION_NOTE}
+    told = [one for one in detail.withdrawals if one.state is WithdrawalState.DELIVERED]
+    if len(notes) != len(told):
+        wrong.append(f"study {study}: {len(notes)} rejection notes at the PACS for {len(told)} withdrawals")
+    held = held - notes
     ours = {row.sop_instance_uid for result in detail.results for row in result.documents}
     if stray := held - ours:
         wrong.append(f"study {study}: the PACS holds {len(stray)} documents of no result")

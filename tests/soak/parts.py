@@ -26,7 +26,6 @@ RECEIVE = (
     *(f"spool.instance.{step}" for step in ("written", "flushed", "named", "durable")),
     *("receive.put", "jobs.touch_many.written", "jobs.touch_many.committed", "receive.committed"),
 )
-POSTPONE = ("jobs.postpone_open.written", "jobs.postpone_open.committed")
 CHECK = (
     *("jobs.claim_check.written", "jobs.claim_check.committed", "check.claimed"),
     *("jobs.conclude_check.written", "jobs.conclude_check.committed", "check.concluded"),
@@ -65,6 +64,8 @@ class Round:
     """Mounted for the round."""
     kills: int = 0
     hits: int = 0
+    violations: list[str] = field(default_factory=list)
+    """Found on the way."""
 
 
 class CannotRun(Exception):
@@ -93,7 +94,7 @@ def _send_until_taken(a_round: Round, study: Study) -> None:
 
 def kill_at_points(a_round: Round) -> None:
     """A process dies at each failpoint on a study's way; each study meets one of every process."""
-    node = a_round.node
+    node, before = a_round.node, a_round.hits
     for number, met in enumerate(zip_longest(*FLOW)):
         points = [point for point in met if point is not None]
         for point in points:
@@ -108,7 +109,7 @@ def kill_at_points(a_round: Round) -> None:
         node.revive()
         a_round.hits += len(points)
         if number % 5 == 4:
-            a_round.say(f"  {a_round.hits} of {sum(map(len, FLOW))} failpoints hit")
+            a_round.say(f"  {a_round.hits - before} of {sum(map(len, FLOW))} failpoints hit")
 
 
 def _wait_for_progress(a_round: Round) -> None:

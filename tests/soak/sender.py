@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 
+from stenosis_node.domain import JobState
 from tests.acceptance.studies import Study
 
 SLICES = 4
@@ -28,26 +29,39 @@ class Sender:
         self.successes = 0
         """Answers with Success, those of repeats included."""
         self.studies: list[Study] = []
+        self.ends: dict[str, JobState] = {}
+        """How the jobs of studies end that are not to be DELIVERED."""
 
-    def new_study(self) -> Study:
+    def new_study(self, *, is_axial: bool = True) -> Study:
         with self._lock:
             number = len(self.studies)
             study = Study(self._folder / f"{number:06d}")
             self.studies.append(study)
-        study.axial(SLICES)
+        if is_axial:
+            study.axial(SLICES)
+        else:
+            study.sagittal(SLICES)
         return study
 
-    def send(self, study: Study, *, port: int | None = None, limit_s: float = 300) -> None:
+    def send(
+        self,
+        study: Study,
+        *,
+        port: int | None = None,
+        limit_s: float = 300,
+        calling: str = "SCANNER",
+        files: Sequence[Path] | None = None,
+    ) -> None:
         """As a PACS does: what was not answered with Success is sent again. AssertionError after the limit."""
         deadline = time.monotonic() + limit_s
-        left = {dcmread(path, stop_before_pixels=True).SOPInstanceUID: path for path in study.files}
+        left = {dcmread(path, stop_before_pixels=True).SOPInstanceUID: path for path in files or study.files}
         while left:
             assert time.monotonic() < deadline, f"{len(left)} instances of {study.uid} were never taken"
-            if not self._try_once(study.uid, left, port or self._port):
+            if not self._try_once(study.uid, left, port or self._port, calling):
                 time.sleep(0.2)
 
-    def _try_once(self, study_uid: str, left: dict[str, Path], port: int) -> bool:
-        ae = AE("SCANNER")
+    def _try_once(self, study_uid: str, left: dict[str, Path], port: int, calling: str) -> bool:
+        ae = AE(calling)
         ae.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
         association = ae.associate("127.0.0.1", port, ae_title="STENOSIS")

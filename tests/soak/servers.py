@@ -9,13 +9,14 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import psutil
 from stenosis_node.jobs import JobDetail, JobStore
 from tests.acceptance.processes import CLI, Node, wait_until
 from tests.conftest import free_port, require_tool
+from tests.unit.certificates import Authority
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLE = REPOSITORY / "deploy" / "bundles" / "phantom-1"
@@ -119,9 +121,13 @@ class RecordingPacs:
             self._process = None
 
     def mode(self, name: str) -> None:
-        part = self.folder / "mode.part"
-        part.write_text(name)
-        part.replace(self.folder / "mode")
+        self.say("mode", name)
+
+    def say(self, what: str, text: str) -> None:
+        """``mode``, ``commitment`` or ``node``: see the sink."""
+        part = self.folder / f"{what}.part"
+        part.write_text(text)
+        part.replace(self.folder / what)
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
@@ -175,6 +181,92 @@ class PostgreSQL:
         except psycopg.OperationalError:
             return False
         return True
+
+
+class Archive:
+    """DCMTK's dcmqrscp, which has the studies of the scanner and is asked for what is missing.
+
+    It may be called by the titles GETTER, MOVER and SEER, which share its folder.
+    """
+
+    TITLES = ("GETTER", "MOVER", "SEER")
+
+    def __init__(self, folder: Path, node_port: int) -> None:
+        self.port = free_port()
+        self._folder = folder
+        (folder / "db").mkdir(parents=True)
+        entries = "".join(f"{title} {folder / 'db'} RW (2000, 1024mb) ANY\n" for title in self.TITLES)
+        self._config = folder / "dcmqrscp.cfg"
+        self._config.write_text(
+            f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+            f"HostTable BEGIN\nnode = (STENOSIS, 127.0.0.1, {node_port})\nHostTable END\n"
+            f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\n{entries}AETable END\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [require_tool("dcmqrscp", "dcmtk"), "-c", str(self._config)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self._listens, limit_s=20, what="the archive listens")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """It answers nobody until the block ends."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def keep(self, files: Iterable[Path]) -> None:
+        """Store these."""
+        command = [require_tool("dcmsend", "dcmtk"), "-aec", "GETTER", "127.0.0.1", str(self.port), *map(str, files)]
+        subprocess.run(command, capture_output=True, timeout=60, check=True)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class SyslogServer:
+    """Takes the audit messages over TLS, and remembers them."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = Authority(folder)
+        self.ca = authority.ca
+        self.port = free_port()
+        self.messages: set[bytes] = set()
+        identity = authority.issue("syslog")
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(identity.certificate, identity.key)
+
+    def start(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = self._listener.accept()
+                threading.Thread(target=self._take, args=(plain,), daemon=True).start()
+
+    def _take(self, plain: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), self._context.wrap_socket(plain, server_side=True) as connection:
+            stream = connection.makefile("rb")
+            while length := b"".join(iter(lambda: stream.read(1).strip(), b"")):
+                message = stream.read(int(length))
+                if len(message) == int(length):
+                    self.messages.add(message[message.index(b"<", 1) :])
 
 
 class CutLine:

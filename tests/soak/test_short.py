@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stenosis_node.failpoint import POINTS
-from tests.soak import parts
+from tests.soak import parts, scenes
 from tests.soak.__main__ import Variant, run, started
 from tests.soak.invariant import Bytes, settle
 from tests.soak.sender import SLICES, Sender
@@ -18,8 +18,12 @@ from tests.soak.trace import Call, TracedNode, read_trace
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 
 
-def test_the_long_form_goes_through_points_that_there_are() -> None:
-    assert set(chain(*parts.FLOW)) <= POINTS
+def test_the_long_form_goes_through_every_point_but_those_that_cannot_be_reached() -> None:
+    scenes_ = (*scenes.FIRST, *scenes.SCENES, *scenes.LAST)
+    hit = {*chain(*parts.FLOW), *chain(*(scene.points for scene in scenes_))}
+
+    assert hit | scenes.NOT_HIT.keys() == POINTS
+    assert not hit & scenes.NOT_HIT.keys()
 
 
 def test_processes_killed_at_random_lose_and_double_nothing(tmp_path: Path) -> None:

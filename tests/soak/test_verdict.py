@@ -6,12 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stenosis_node.jobs import JobStore
+from stenosis_node.domain import JobState
+from stenosis_node.jobs import JobDetail, JobStore, WithdrawalState
 from tests.soak import __main__ as soak
 from tests.soak import parts
 from tests.soak.__main__ import Variant
@@ -168,7 +171,12 @@ def test_fsck_is_asked_before_it_repairs(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- results
 
 
-def test_a_capture_that_never_came_is_a_violation(tmp_path: Path) -> None:
+NOTE = "1.2.840.10008.5.1.4.1.1.88.59"
+
+
+@pytest.fixture
+def delivered(tmp_path: Path) -> tuple[JobDetail, list[str]]:
+    """A job that is DELIVERED, and its documents: overview, capture, report."""
     store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
     store.migrate()
     receive(store, 1)
@@ -182,8 +190,38 @@ def test_a_capture_that_never_came_is_a_violation(tmp_path: Path) -> None:
     detail = store.job(str(job_id))
     store.close()
     assert detail is not None
+    return detail, [overview, capture, report]
+
+
+def test_a_capture_that_never_came_is_a_violation(delivered: tuple[JobDetail, list[str]]) -> None:
+    detail, (overview, capture, report) = delivered
     of_class = {overview: "", capture: "", report: SR}
 
     assert _check_result(detail, {overview, capture, report}, of_class) == []
     (wrong,) = _check_result(detail, {overview, report}, of_class)
     assert "1 captures or presentation states of the latest result never came" in wrong
+
+
+def test_each_withdrawal_has_its_note_and_no_note_is_there_without(delivered: tuple[JobDetail, list[str]]) -> None:
+    detail, uids = delivered
+    of_class = {**dict.fromkeys(uids, ""), uids[2]: SR, "1.2.3": NOTE}
+    told: Any = SimpleNamespace(state=WithdrawalState.DELIVERED)
+    withdrawn = replace(detail, withdrawals=(told,))
+
+    assert _check_result(withdrawn, {*uids, "1.2.3"}, of_class) == []
+    (wrong,) = _check_result(withdrawn, set(uids), of_class)
+    assert "0 rejection notes at the PACS for 1 withdrawals" in wrong
+    (wrong,) = _check_result(detail, {*uids, "1.2.3"}, of_class)
+    assert "1 rejection notes at the PACS for 0 withdrawals" in wrong
+
+
+def test_a_job_ends_as_it_was_made_to_end(delivered: tuple[JobDetail, list[str]]) -> None:
+    detail, uids = delivered
+    of_class = {**dict.fromkeys(uids, ""), uids[2]: SR}
+    rejected = replace(detail, job=replace(detail.job, state=JobState.REJECTED))
+
+    assert _check_result(rejected, set(), of_class, JobState.REJECTED) == []
+    (wrong,) = _check_result(rejected, set(uids), of_class, JobState.REJECTED)
+    assert "the PACS holds 3 documents of a rejected study" in wrong
+    (wrong,) = _check_result(detail, set(uids), of_class, JobState.CANCELLED)
+    assert "ended delivered" in wrong

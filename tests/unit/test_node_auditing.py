@@ -50,6 +50,14 @@ def test_start_and_stop_and_the_weights_once(config: Config) -> None:
     ]  # fmt: skip
 
 
+def test_what_a_crash_left_of_the_state_goes_at_the_next_start(config: Config) -> None:
+    left = config.spool / ".audit-state.json.4711"
+    left.write_text("{")
+    with audited_run(config, BUNDLE):
+        assert not left.exists()
+    assert (config.spool / "audit-state.json").exists()
+
+
 def test_messages_go_to_the_syslog_server_while_the_node_runs(config: Config, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     ours, port = authority.issue("node"), free_port()

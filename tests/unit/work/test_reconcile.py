@@ -188,6 +188,19 @@ def test_lost_documents_that_nobody_waits_for_are_written_down_as_deleted(
     assert reconcile(config, store).findings == ()
 
 
+def test_what_else_belongs_to_lost_documents_goes_in_its_time(config: Config, spool: Spool, store: JobStore) -> None:
+    grade(spool, store, peers=())
+    spool.put_findings(CHOSEN, "{}")
+    spool.delete_result(KEY)
+    reconcile(config, store, repair=True)
+
+    assert store.purgeable(instances_days=9, documents_days=9, keep_ungradable=True).result_ids == ()
+    due = store.purgeable(instances_days=9, documents_days=0, keep_ungradable=True)
+    assert due.chosen_keys == (CHOSEN,)
+    store.mark_purged(due)
+    assert not store.purgeable(instances_days=9, documents_days=0, keep_ungradable=True)
+
+
 def test_damaged_documents_are_found_by_reading_them(config: Config, spool: Spool, store: JobStore) -> None:
     grade(spool, store, peers=())
     (spool.root / "documents" / KEY / "000.dcm").write_bytes(b"other")
