@@ -205,8 +205,13 @@ class Events:
 
     # ----------------------------------------------------------------- persons
 
-    def administered(self, what: str, parts: Iterable[StudyPart] = (), *, failure: str = "") -> Message:
-        """Somebody told the node to do something: ``what`` is the command as a sentence."""
+    def administered(
+        self, what: str, parts: Iterable[StudyPart] = (), *, failure: str = "", begun: bool = False
+    ) -> Message:
+        """Somebody told the node to do something: ``what`` is the command as a sentence.
+
+        ``begun``: it is about to be done; another message says how it ended, unless the process was killed.
+        """
         return _message(
             codes.SECURITY_ALERT,
             "E",
@@ -217,7 +222,7 @@ class Events:
                 *(subject for part in parts for subject in _study(part)),
             ),
             outcome=Outcome.MINOR_FAILURE if failure else Outcome.SUCCESS,
-            description=failure,
+            description="begun" if begun else failure,
         )
 
     def viewed(self, part: StudyPart) -> Message:

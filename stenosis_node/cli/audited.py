@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def audited(config: Config, what: str, parts: Iterable[StudyPart] = ()) -> Iterator[None]:
-    """Record that this was done, or was tried and failed. Raises CannotAudit before anything is done.
+    """Record that this is begun, then that it was done, or failed. Raises CannotAudit before anything is done.
+
+    A command that is killed in between may have changed something: the first message stands alone then.
 
     what   the command as a sentence
     parts  the studies it is about
@@ -27,8 +29,8 @@ def audited(config: Config, what: str, parts: Iterable[StudyPart] = ()) -> Itera
     from stenosis_node.audit import AuditTrail
 
     trail = AuditTrail(config)
-    trail.check()
     studies = tuple(parts)
+    trail.write(trail.events.administered(what, studies, begun=True))
     try:
         yield
     except BaseException as error:

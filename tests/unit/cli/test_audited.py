@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -27,6 +28,32 @@ def said(message: ET.Element) -> str:
     return base64.b64decode(detail.attrib["value"]).decode()
 
 
+def ended(config: Path) -> list[ET.Element]:
+    """What was recorded when each command ended; each stands behind the message that it is begun."""
+    found = messages(config)
+    begun, done = found[::2], found[1::2]
+    for before, after in zip(begun, done, strict=True):
+        assert before.findtext("EventIdentification/EventOutcomeDescription") == "begun"
+        assert (outcome_of(before), said(before)) == (0, said(after))
+        assert subjects_of(before) == subjects_of(after)
+        assert after.findtext("EventIdentification/EventOutcomeDescription") != "begun"
+    return done
+
+
+def test_a_command_that_is_killed_has_said_that_it_began(
+    config: Path, spawn: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / "jobs.cancel.committed").write_text("self")
+    monkeypatch.setenv("STENOSIS_NODE_FAILPOINT", str(tmp_path / "points"))
+
+    assert spawn("cancel", "5", "-c", config).code == -signal.SIGKILL
+
+    (begun,) = messages(config)
+    assert (said(begun), subjects_of(begun)["Study Instance UID"]) == ("cancel job 5", study_uid(5))
+    assert begun.findtext("EventIdentification/EventOutcomeDescription") == "begun"
+
+
 def test_what_an_administrator_does_is_recorded(run: Run, config: Path) -> None:
     for command in (
         ("retry", "4"),
@@ -38,7 +65,7 @@ def test_what_an_administrator_does_is_recorded(run: Run, config: Path) -> None:
     ):
         assert run(*command, "-c", config).code == 0
 
-    found = messages(config)
+    found = ended(config)
 
     assert {(event_of(one), outcome_of(one)) for one in found} == {("110113 110132", 0)}
     assert [said(one) for one in found] == [
@@ -56,7 +83,7 @@ def test_what_an_administrator_does_is_recorded(run: Run, config: Path) -> None:
 def test_what_was_tried_and_failed_is_recorded_too(run: Run, config: Path) -> None:
     assert run("retry", "5", "-c", config).code == 1
 
-    (failed,) = messages(config)
+    (failed,) = ended(config)
 
     assert (said(failed), outcome_of(failed)) == ("retry job 5", 4)
     assert failed.findtext("EventIdentification/EventOutcomeDescription")
@@ -66,7 +93,7 @@ def test_a_repair_of_the_spool_is_recorded_whatever_it_leaves(run: Run, config: 
     for options in (("--repair",), ("--repair", "--deep")):
         assert run("fsck", *options, "-c", config).code == 1  # images of the queue are not there
 
-    found = messages(config)
+    found = ended(config)
 
     assert [(event_of(one), outcome_of(one), said(one)) for one in found] == [
         ("110113 110132", 0, "fsck --repair"),
