@@ -180,6 +180,7 @@ class Scene:
 def first_start(stage: Stage, points: tuple[str, ...]) -> None:
     """Serve dies while it makes what it needs, again and again."""
     stage.node.stop()
+    shutil.rmtree(stage.node.spool, ignore_errors=True)  # what an earlier scene has made
     stage.arm(*points)
     stage.node.start(wait=False)
     stage.until_hit(*points)
