@@ -21,8 +21,8 @@ from stenosis_node.jobs.leases import (
     delivery_lost,
     fail_delivery,
     held_delivery,
-    new_token,
     renew_row,
+    sending,
     set_delivery,
     settle,
 )
@@ -65,16 +65,8 @@ class Committing(Database):
                     continue
                 lease = CommitmentLease(
                     delivery_id=row.id,
-                    job_id=row.job_id,
-                    study_instance_uid=row.study_instance_uid,
-                    result_id=row.result_id,
-                    result_key=row.result_key,
-                    revision=row.revision,
-                    peer=peer,
-                    token=new_token(),
-                    worker=worker,
+                    **sending(row, peer=peer, worker=worker, until=now + timedelta(seconds=lease_s)),
                     attempt=row.commit_attempts + 1,
-                    lease_until=now + timedelta(seconds=lease_s),
                     documents=documents,
                 )
                 set_delivery(

@@ -20,9 +20,9 @@ from stenosis_node.jobs.leases import (
     held_delivery,
     is_free,
     is_paused,
-    new_token,
     renew_row,
     revoke_deliveries,
+    sending,
     set_delivery,
     set_job,
     settle,
@@ -57,17 +57,9 @@ class Delivering(Database):
                     continue
                 lease = DeliveryLease(
                     delivery_id=row.id,
-                    job_id=row.job_id,
-                    study_instance_uid=row.study_instance_uid,
-                    result_id=row.result_id,
-                    result_key=row.result_key,
-                    revision=row.revision,
-                    peer=peer,
-                    token=new_token(),
-                    worker=worker,
+                    **sending(row, peer=peer, worker=worker, until=now + timedelta(seconds=lease_s)),
                     attempt=row.attempts + 1,
                     first_started_at=row.started_at,
-                    lease_until=now + timedelta(seconds=lease_s),
                     confirmed=_confirmed(connection, row.job_id, peer),
                 )
                 set_delivery(

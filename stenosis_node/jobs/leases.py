@@ -121,6 +121,21 @@ def is_free(table: Table, now: datetime) -> Any:
     return table.c.lease_until.is_(None) | (table.c.lease_until <= now)
 
 
+def sending(row: Row[Any], *, peer: str, worker: str, until: datetime) -> dict[str, Any]:
+    """What every lease on something for a peer is made of. ``row``: with its job and its result."""
+    return {
+        "job_id": row.job_id,
+        "study_instance_uid": row.study_instance_uid,
+        "result_id": row.result_id,
+        "result_key": row.result_key,
+        "revision": row.revision,
+        "peer": peer,
+        "token": new_token(),
+        "worker": worker,
+        "lease_until": until,
+    }
+
+
 def columns_of(lease: Lease | CheckLease | _Sending) -> dict[str, Any]:
     """The lease as its row has it."""
     return {"lease_token": lease.token, "lease_until": lease.lease_until, "lease_worker": lease.worker}

@@ -18,8 +18,8 @@ from stenosis_node.jobs.leases import (
     held_withdrawal,
     is_free,
     is_paused,
-    new_token,
     renew_row,
+    sending,
     set_withdrawal,
 )
 from stenosis_node.jobs.records import EventKind, WithdrawalReason, WithdrawalState
@@ -45,16 +45,8 @@ class Withdrawing(Database):
                     continue
                 lease = WithdrawalLease(
                     withdrawal_id=row.id,
-                    job_id=row.job_id,
-                    study_instance_uid=row.study_instance_uid,
-                    result_id=row.result_id,
-                    result_key=row.result_key,
-                    revision=row.revision,
-                    peer=peer,
-                    token=new_token(),
-                    worker=worker,
+                    **sending(row, peer=peer, worker=worker, until=now + timedelta(seconds=lease_s)),
                     attempt=row.attempts + 1,
-                    lease_until=now + timedelta(seconds=lease_s),
                     note_key=row.note_key,
                     reason=WithdrawalReason(row.reason),
                     sop_instance_uids=tuple(row.sop_instance_uids),
