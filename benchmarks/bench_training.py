@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 WAYS = ("this loop", "plain PyTorch loop")
-SEED = 77
+SEED = 79
+"""Of patients with every grade among the first six."""
 
 
 def ours(folder: Path, stage: str, steps: int) -> dict[str, float]:
