@@ -15,7 +15,7 @@ from stenosis_node.cli.export_findings import findings
 from stenosis_node.cli.fsck import fsck
 from stenosis_node.cli.grade import grade
 from stenosis_node.cli.init import init
-from stenosis_node.cli.jobs import cancel, job, jobs, retry
+from stenosis_node.cli.jobs import cancel, hold, job, jobs, retry, unhold
 from stenosis_node.cli.outcome import ExitCode, exit_code
 from stenosis_node.cli.output import complain, say
 from stenosis_node.cli.peers import pause, peers, resume
@@ -100,6 +100,8 @@ for verb in (
     job,
     retry,
     cancel,
+    hold,
+    unhold,
     pull,
     recall,
     peers,

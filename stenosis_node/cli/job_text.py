@@ -40,6 +40,9 @@ def jobs_table(summaries: Iterable[JobSummary], headlines: Headlines) -> Table:
     return table((">Job", "=State", "=Since", ">Images", "=Study", "What"), rows)
 
 
+HELD = "held by an administrator until unhold"
+
+
 def follow_line(job: JobSummary, headline: str | None) -> str:
     """One line of ``jobs --follow``."""
     now, what = local_time(datetime.now(UTC)), with_headline(job, headline)
@@ -58,7 +61,7 @@ def activity(job: JobSummary) -> str:
     if job.state is JobState.FAILED and job.failed_in is not None:
         return f"in {job.failed_in}: {job.message}"
     if job.state is JobState.GRADED:
-        return "is being delivered"
+        return HELD if job.held else "is being delivered"
     return _waiting(job, datetime.now(UTC)) if job.state is JobState.RECEIVED else job.message or ""
 
 
@@ -67,7 +70,7 @@ def _waiting(job: JobSummary, now: datetime) -> str:
     if job.worker is not None and job.lease_until is not None and job.lease_until > now:
         return f"is being graded, attempt {job.attempts}" if checked else "is being compared with its source"
     if job.held:
-        return "held"
+        return HELD
     if not checked and job.message and job.retry_at is not None:  # a round of the check is over
         return f"{job.message}; compared again at {_clock(max(job.retry_at, job.quiet_until))}"
     if job.retry_at is not None and job.retry_at > now:

@@ -154,6 +154,41 @@ def cancel(name: JobName, config: ConfigPath = None, as_json: AsJson = False) ->
         _confirm(detail, was if is_over else JobState.CANCELLED, as_json)
 
 
+def hold(
+    name: JobName,
+    why: Annotated[str | None, typer.Option(help="Stands in the events of the job.")] = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a job as it is: nothing of it is graded or sent until `unhold`. What is under way is finished."""
+    _set_held(name, config, why, as_json, held=True)
+
+
+def unhold(name: JobName, config: ConfigPath = None, as_json: AsJson = False) -> None:
+    """Let a held job go on."""
+    _set_held(name, config, None, as_json, held=False)
+
+
+def _set_held(name: str, config: ConfigPath, why: str | None, as_json: bool, *, held: bool) -> None:
+    settings = load_config(config)
+    what, reason = "hold" if held else "unhold", f": {why}" if why else ""
+    with (
+        open_job(settings, name) as (store, detail),
+        audited(settings, f"{what} job {detail.job.id}{reason}", [of_job(store, settings, detail)]),
+    ):
+        change = store.hold if held else store.unhold
+        changed = change(detail.job.id, sentence=f"{what} by an administrator{reason}")
+    job = detail.job
+    if as_json:
+        print_json({"id": job.id, "study_instance_uid": job.study_instance_uid, "state": job.state, "held": held})
+    elif not changed:
+        say(f"job {job.id} is held already" if held else f"job {job.id} is not held")
+    elif held:
+        say(f"job {job.id} is held in state {job.state}; 'stenosis-node unhold {job.id}' lets it go on")
+    else:
+        say(f"job {job.id} goes on")
+
+
 class NoDatabase(ConfigError):
     """There is no job database yet: `serve` has never run."""
 

@@ -109,19 +109,24 @@ class Admin(Database):
             )
             add_event(connection, job_id, now, EventKind.CANCELLED, f"cancelled by an administrator, was {row.state}")
 
-    def hold(self, job_id: int, *, sentence: str, now: datetime | None = None) -> None:
-        """Nobody claims the job or its deliveries until :meth:`unhold`; who works on it now may finish."""
-        self._set_held(job_id, True, EventKind.HELD, sentence, now)
+    def hold(self, job_id: int, *, sentence: str, now: datetime | None = None) -> bool:
+        """Nobody claims the job or its deliveries until :meth:`unhold`; who works on it now may finish.
 
-    def unhold(self, job_id: int, *, sentence: str, now: datetime | None = None) -> None:
-        """End a :meth:`hold`."""
-        self._set_held(job_id, False, EventKind.UNHELD, sentence, now)
+        False when it was held already. PermanentError when there is no such job.
+        """
+        return self._set_held(job_id, True, EventKind.HELD, sentence, now)
 
-    def _set_held(self, job_id: int, held: bool, kind: EventKind, sentence: str, now: datetime | None) -> None:
+    def unhold(self, job_id: int, *, sentence: str, now: datetime | None = None) -> bool:
+        """End a :meth:`hold`. False when it was not held."""
+        return self._set_held(job_id, False, EventKind.UNHELD, sentence, now)
+
+    def _set_held(self, job_id: int, held: bool, kind: EventKind, sentence: str, now: datetime | None) -> bool:
         with self._writing("set_held") as connection:
-            _locked(connection, job_id)
+            if _locked(connection, job_id).held == held:
+                return False
             set_job(connection, job_id, held=held)
             add_event(connection, job_id, self._now(connection, now), kind, sentence)
+            return True
 
     def free_leases_of(self, worker: str, *, now: datetime | None = None) -> int:
         """A worker is known to be dead: what it held can be claimed at once, its attempts count. Returns how many."""

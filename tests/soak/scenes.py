@@ -518,6 +518,18 @@ def cancelling(stage: Stage, points: tuple[str, ...]) -> None:
     stage.wait(study)
 
 
+def holding(stage: Stage, points: tuple[str, ...]) -> None:
+    """Nothing of a held job is sent, whatever dies."""
+    with stage.paused():
+        study = stage.send()
+        stage.wait(study, JobState.GRADED)
+        stage.command_hit(points, "hold", study.uid)
+    time.sleep(2)
+    stage.wait(study, JobState.GRADED)
+    stage.command("unhold", study.uid)
+    stage.wait(study)
+
+
 # --------------------------------------------------------------------------- storage commitment
 
 
@@ -761,6 +773,7 @@ SCENES: Final = (
     Scene(both("retry_delivery_later"), refusing),
     Scene(both("fail_delivery", "retry_peer"), not_understood),
     Scene(both("cancel"), cancelling),
+    Scene(both("set_held"), holding),
     Scene(both("claim_commitment", "request_commitment"), asking),
     Scene(("commitment.written", "commitment.asked", "commitment.requested"), asking),
     Scene(both("release_commitment"), asking),
@@ -784,8 +797,6 @@ LAST: Final = (
 """When all results have been looked at: they are deleted."""
 
 NOT_HIT: Final = {
-    "jobs.set_held.written": "no command and no process holds a job yet",
-    "jobs.set_held.committed": "no command and no process holds a job yet",
     "jobs.release_withdrawal.written": "a rejection note is one document: nothing asks in between whether to stop",
     "jobs.release_withdrawal.committed": "a rejection note is one document: nothing asks in between whether to stop",
     "spool.temporary.copied": "needs a file system that has files without a name and cannot name them",

@@ -58,6 +58,8 @@ def test_what_an_administrator_does_is_recorded(run: Run, config: Path) -> None:
     for command in (
         ("retry", "4"),
         ("cancel", "5"),
+        ("hold", "4", "--why", "a question"),
+        ("unhold", "4"),
         ("pause", "pacs", "--why", "it moves"),
         ("resume", "pacs"),
         ("retry", "--peer", "pacs"),
@@ -71,6 +73,8 @@ def test_what_an_administrator_does_is_recorded(run: Run, config: Path) -> None:
     assert [said(one) for one in found] == [
         "retry job 4",
         "cancel job 5",
+        "hold job 4: a question",
+        "unhold job 4",
         "pause peer pacs: it moves",
         "resume peer pacs",
         "retry everything that was given up for peer pacs",

@@ -189,6 +189,21 @@ def test_cancel_and_cancel_again(run: Run, config: Path, store: JobStore) -> Non
     assert "already" in again.err
 
 
+def test_a_held_job_waits_until_it_is_let_go(run: Run, config: Path, store: JobStore) -> None:
+    assert run("hold", "5", "--why", "which patient?", "-c", config).out == (
+        "job 5 is held in state received; 'stenosis-node unhold 5' lets it go on\n"
+    )
+    assert run("hold", "5", "-c", config).out == "job 5 is held already\n"
+    shown = run("job", "5", "-c", config).out
+    assert "held" in shown
+    assert "hold by an administrator: which patient?" in shown
+    held = run("job", "5", "--json", "-c", config).json["job"]
+    assert held["held"] is True
+    assert run("unhold", "5", "--json", "-c", config).json["held"] is False
+    assert run("unhold", "5", "-c", config).out == "job 5 is not held\n"
+    assert run("hold", "99", "-c", config).code == 3
+
+
 def test_many_jobs_need_little_time(spawn: Run, config: Path, store: JobStore) -> None:
     for number in range(10, 60):
         receive(store, number)
