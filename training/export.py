@@ -16,7 +16,15 @@ import torch
 
 from stenosis_node.domain import BundleStatus
 from stenosis_node.grading.bundle import Networks, build_classifier, build_locate, read_bundle, write_bundle
-from stenosis_node.grading.manifest import ClassifyStage, GradeStage, LocateStage, Manifest, Thresholds, TrainingData
+from stenosis_node.grading.manifest import (
+    ClassifyStage,
+    GradeStage,
+    LocateInput,
+    LocateStage,
+    Manifest,
+    Thresholds,
+    TrainingData,
+)
 from training.labels.manifest import read_manifest
 from training.labels.rows import SLICE, TRUTH, BoxSource
 from training.learning.checkpoints import BEST_NAME
@@ -73,14 +81,20 @@ def untrained_networks(seed: int = 0) -> Networks:
         )
 
 
-def write_untrained_bundle(folder: Path, *, seed: int = 0) -> Manifest:
+def write_untrained_bundle(folder: Path, *, seed: int = 0, locate_spacing_mm: float | None = None) -> Manifest:
     """Write a valid demonstration bundle of random weights (28 MB on disk; findings mean nothing).
 
     Every threshold is 0, so that each slice gets a box wherever the detector proposes one, and a grade or cord.
+
+    locate_spacing_mm  pixel spacing the detector looks at; a coarse one makes grading quick
     """
+    locate = LocateInput() if locate_spacing_mm is None else LocateInput(spacing_mm=locate_spacing_mm)
     data = TrainingData(id="none", description="random weights, never trained", slices=0)
     manifest = draft("untrained", "0", data, {}).model_copy(
-        update={"thresholds": Thresholds(box_score=0.0, content_score=0.0, grade_score=0.0, patch_inside=0.0)}
+        update={
+            "locate_input": locate,
+            "thresholds": Thresholds(box_score=0.0, content_score=0.0, grade_score=0.0, patch_inside=0.0),
+        }
     )
     return write_bundle(folder, untrained_networks(seed), manifest, card=model_card(manifest))
 

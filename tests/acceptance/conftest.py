@@ -13,11 +13,11 @@ from tests.conftest import free_port
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, every threshold 0: boxes and grades come out, and mean nothing."""
+    """Random weights, every threshold 0, coarse images: boxes and grades come out soon, and mean nothing."""
     from training.export import write_untrained_bundle
 
     folder = tmp_path_factory.mktemp("bundle")
-    write_untrained_bundle(folder)
+    write_untrained_bundle(folder, locate_spacing_mm=3.0)
     return folder
 
 

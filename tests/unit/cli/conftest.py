@@ -104,7 +104,7 @@ timeout_s = 5
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid demonstration bundle of random weights."""
     folder = tmp_path_factory.mktemp("weights")
-    write_untrained_bundle(folder)
+    write_untrained_bundle(folder, locate_spacing_mm=3.0)
     return folder
 
 

@@ -36,7 +36,7 @@ def rows(taught: list[LabelledSlice], grades: list[str], reader: str = "anna") -
             for place, (one, grade) in enumerate(zip(taught, grades, strict=True))
         ],
         columns=list(ROWS),
-    )
+    ).assign(patient_key=[one.patient for one in taught], split_group=[one.group for one in taught])
 
 
 def test_a_slice_that_contradicts_the_switch_is_not_reported(make_slice: MakeSlice) -> None:
