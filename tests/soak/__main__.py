@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from stenosis_node.errors import NodeError
-from tests.soak import parts, scenes
+from tests.soak import parts, power_cut, scenes
 from tests.soak.invariant import Bytes, Verdict, check, losses, settle
 from tests.soak.parts import CannotRun, Round
 from tests.soak.sender import Sender
 from tests.soak.servers import PostgreSQL, RecordingPacs, SoakNode
+from tests.soak.trace import TracedNode
 
-PARTS = ("points", "kills", "disk", "database", "pacs", "line")
+PARTS = ("power", "points", "kills", "disk", "database", "pacs", "line")
 DISKS = {"sqlite": ("spool", "documents", "database"), "postgresql": ("spool", "documents")}
 """What may be on a full disk, by database: PostgreSQL ends by itself when its own disk is full."""
 
@@ -46,6 +47,7 @@ class Part:
     name: str
     variant: Variant
     work: Callable[[Round], None]
+    kind: type[SoakNode] = SoakNode
 
     def __str__(self) -> str:
         return f"{self.name} ({self.variant})"
@@ -76,8 +78,8 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, variant: Variant, seed: int) -> Iterator[Round]:
-    """A running node with everything around it."""
+def opened(folder: Path, variant: Variant, seed: int, kind: type[SoakNode] = SoakNode) -> Iterator[Round]:
+    """A node with everything around it."""
     server = PostgreSQL(folder) if variant.database == "postgresql" else None
     pacs = RecordingPacs(folder / "pacs")
     node: SoakNode | None = None
@@ -87,7 +89,7 @@ def opened(folder: Path, variant: Variant, seed: int) -> Iterator[Round]:
             server.start()
         pacs.start()
         url = None if server is None else server.url
-        node = SoakNode(folder / "node", pacs.port, database_url=url, fast_path=variant.fast_path)
+        node = kind(folder / "node", pacs.port, database_url=url, fast_path=variant.fast_path)
         sender = Sender(folder / "studies", node.port)
         yield Round(node, pacs, sender, random.Random(seed), say, server, disks)
     finally:
@@ -100,15 +102,15 @@ def opened(folder: Path, variant: Variant, seed: int) -> Iterator[Round]:
             server.remove()
 
 
-def run(name: str, variant: Variant, work: Callable[[Round], None], seen: Bytes, *, folder: Path, seed: int) -> Row:
+def run(part: Part, seen: Bytes, *, folder: Path, seed: int) -> Row:
     """One part on a node of its own; the verdict when it came to rest."""
     folder.mkdir()
     (folder / "studies").mkdir()
-    say(f"{name} ({variant})")
+    say(str(part))
     begun = time.monotonic()
-    with opened(folder, variant, seed) as a_round:
+    with opened(folder, part.variant, seed, part.kind) as a_round:
         try:
-            work(a_round)
+            part.work(a_round)
             settle(a_round.node, a_round.sender)
             verdict = check(a_round.node, a_round.sender, a_round.pacs, seen)
             verdict.violations += a_round.violations + after_rest(a_round)
@@ -119,7 +121,7 @@ def run(name: str, variant: Variant, work: Callable[[Round], None], seen: Bytes,
             with contextlib.suppress(NodeError):  # what it wrote may be on a disk that is gone by now
                 verdict = check(a_round.node, a_round.sender, a_round.pacs, seen)
             verdict.violations.insert(0, str(error)[:4000])
-        row = Row(name, variant, time.monotonic() - begun, a_round.kills, a_round.hits, verdict)
+        row = Row(part.name, part.variant, time.monotonic() - begun, a_round.kills, a_round.hits, verdict)
     say(f"  {row.kills} kills, {row.hits} points, {verdict.acknowledged} acknowledged, {len(verdict.violations)} bad")
     for violation in verdict.violations[:20]:
         say(f"  VIOLATION {violation}")
@@ -170,6 +172,8 @@ def kills_within(seconds: float, kills: int, longest_s: float) -> Callable[[Roun
     """SIGKILLs; their time begins with the part."""
 
     def work(a_round: Round) -> None:
+        parts.restart_soon(a_round)
+        a_round.node.start()
         parts.kill_at_random(a_round, kills, until=time.monotonic() + seconds, longest_s=longest_s)
 
     return work
@@ -183,11 +187,13 @@ def plan(options: argparse.Namespace) -> Iterator[Part]:
     variants = [Variant(database, fast) for database in databases for fast in paths]
     share = max(1, options.kills // len(variants))
     for variant in variants:
+        if "power" in only:
+            yield Part("power cut", variant, started(power_cut.order_of_calls), TracedNode)
         if "points" in only:
             yield Part("points", variant, scenes.of_everything)
         if "kills" in only:
             seconds = 60 * options.minutes / len(variants) if options.minutes else float("inf")
-            yield Part("kills", variant, started(kills_within(seconds, share, options.pause)))
+            yield Part("kills", variant, kills_within(seconds, share, options.pause))
         if "disk" in only:
             for what in DISKS[variant.database]:
                 yield Part(f"disk full: {what}", variant, full_disk_of(what, options.seconds))
@@ -256,7 +262,7 @@ def main() -> int:
 
         def one(number: int, part: Part) -> Row:
             where = folder / f"{number:02d}"
-            return run(part.name, part.variant, part.work, seen, folder=where, seed=options.seed + number)
+            return run(part, seen, folder=where, seed=options.seed + number)
 
         rows, missed = carry_out(list(plan(options)), one)
         print("\n" + table(rows) + "\n")

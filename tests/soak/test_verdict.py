@@ -19,6 +19,7 @@ from tests.soak import __main__ as soak
 from tests.soak import parts
 from tests.soak.__main__ import Variant
 from tests.soak.invariant import Verdict, _check_result, losses
+from tests.soak.servers import SoakNode
 from tests.unit.cli.conftest import documents, grade, later, receive
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -55,7 +56,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """The program on a node without processes; four instances are acknowledged in each part."""
 
     @contextlib.contextmanager
-    def opened(folder: Path, variant: Variant, seed: int) -> Iterator[Any]:
+    def opened(folder: Path, variant: Variant, seed: int, kind: type[SoakNode]) -> Iterator[Any]:
         node: Any = StillNode(folder)
         sender: Any = SentOne()
         with contextlib.ExitStack() as disks:

@@ -14,7 +14,7 @@ from tests.acceptance.processes import CLI, wait_until
 from tests.conftest import require_tool
 from tests.soak.servers import SoakNode
 
-CALLS = "write,writev,pwrite64,fsync,fdatasync,link,linkat,rename,renameat,renameat2,sendto,sendmsg"
+CALLS = "write,writev,pwrite64,fsync,fdatasync,link,linkat,rename,renameat,renameat2,sendto,sendmsg,recvfrom"
 
 _DESCRIPTOR = re.compile(r"(\d+)<(.*?)>(?:\(deleted\))?(?=[,)])")
 
