@@ -37,15 +37,23 @@ class Undecodable(Exception):
 
 
 class _Ended(Exception):
-    """The process ended before it answered."""
+    """The process ended before it answered. ``code``: of the fork that decoded, when another has taken its place."""
+
+    def __init__(self, code: int | None = None) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class DecoderProcess:
-    """Decodes frames one at a time; the process is started for the first, and again when one has taken it along."""
+    """Decodes frames one at a time; the process is started for the first, and again when it has ended or hangs.
+
+    It ends with the thread that asked first.
+    """
 
     def __init__(self, *, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
         self._timeouts = 0
+        self._n_asked = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DecoderProcess:
@@ -70,7 +78,7 @@ class DecoderProcess:
                 self._end()
                 raise Undecodable(f"its pixel data takes the decoder longer than {self._limit_s:g} s") from None
             except _Ended as error:
-                code = self._end()
+                code = self._end() if error.code is None else error.code
                 if attempt + 1 == ATTEMPTS:
                     raise Undecodable(f"its pixel data ends the decoder (code {code})") from error
         if "error" in answer:
@@ -83,10 +91,16 @@ class DecoderProcess:
             _message(self._process, START_LIMIT_S)
         assert self._process.stdin is not None  # noqa: S101  PIPE was asked for
         try:
-            write_message(cast(BinaryIO, self._process.stdin), request, encoded)
+            self._n_asked += 1
+            write_message(cast(BinaryIO, self._process.stdin), {**request, "number": self._n_asked}, encoded)
         except OSError as error:
             raise _Ended from error
-        return _message(self._process, self._limit_s)
+        while True:
+            answer, pixels = _message(self._process, self._limit_s)
+            if "ended" in answer:
+                raise _Ended(answer["ended"])
+            if answer["number"] == self._n_asked:  # else of a request that was given up: a fork had died before it
+                return answer, pixels
 
     def _end(self) -> int:
         """Exit code of the process; negative when a signal ended it."""
@@ -121,7 +135,10 @@ def _message(process: subprocess.Popen[bytes], limit_s: float) -> tuple[dict[str
     deadline = time.monotonic() + limit_s
     lengths = _read(process.stdout.fileno(), LENGTHS.size, deadline)
     body = _read(process.stdout.fileno(), sum(LENGTHS.unpack(lengths)), deadline)
-    message = read_message(BytesIO(lengths + body))
+    try:
+        message = read_message(BytesIO(lengths + body))
+    except ValueError:  # a decoder that has lost its mind
+        raise _Ended from None
     assert message is not None  # noqa: S101  it was read whole
     return message
 

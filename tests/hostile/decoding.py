@@ -16,7 +16,7 @@ from stenosis_node.series.reading import decode
 from tests.hostile.cases import mutate
 from tests.hostile.datasets import SYNTAXES, instance, part10, uid
 
-TOGETHER = 20
+TOGETHER = 100
 """Files that are read like the slices of a study: they share a decoder process."""
 LIMIT_S = 190.0
 """Longest time so many small files may take; five times twenty seconds are given to decoders that hang."""
@@ -27,10 +27,10 @@ def make_file(seed: int, number: int) -> bytes:
     """A Part 10 file of a proper slice, mutated anywhere, or only in its pixel data."""
     rng = random.Random(f"decode/{seed}/{number}")
     syntax = rng.choice(SYNTAXES)
-    dataset = instance(syntax, number % 20)
+    dataset = instance(syntax, number % TOGETHER)
     start = 0 if rng.randrange(3) == 0 else max(0, len(dataset) - rng.randrange(1, 1100))
     changed = dataset[:start] + mutate(rng, dataset[start:])
-    return part10(changed, syntax, uid(number % 20))
+    return part10(changed, syntax, uid(number % TOGETHER))
 
 
 def read_together(paths: list[Path]) -> Counter[str]:

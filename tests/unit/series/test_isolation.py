@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
@@ -30,6 +33,11 @@ OPTIONS: dict[str, Any] = {
     "pixel_keyword": "PixelData",
 }
 PLUGINS = {RLELossless: "pylibjpeg", JPEGLSLossless: "pyjpegls"}
+
+
+def forks(decoders: DecoderProcess) -> list[psutil.Process]:
+    assert decoders._process is not None
+    return psutil.Process(decoders._process.pid).children()
 
 
 def frame(syntax: str) -> bytes:
@@ -59,10 +67,12 @@ def test_a_frame_the_decoder_refuses_says_why(decoders: DecoderProcess) -> None:
 
 def test_a_frame_that_makes_the_decoder_panic_is_lost_alone(decoders: DecoderProcess) -> None:
     """Two segments of zeros that are longer than the image: the plugin for RLE writes beyond its end, and panics."""
+    before = decoders._process
     segment = b"\x81\0" * (SIDE * SIDE // 128 + 3)
     header = np.array([2, 64, 64 + len(segment), *[0] * 13], dtype="<u4").tobytes()
     with pytest.raises(Undecodable, match=r"its pixel data (ends the decoder|cannot be decoded)"):
         decode(decoders, encapsulate([header + segment * 2], has_bot=False))
+    assert decoders._process is before
     np.testing.assert_array_equal(decode(decoders, frame(RLELossless)), PIXELS)
 
 
@@ -71,6 +81,34 @@ def test_a_decoder_that_was_killed_is_started_again(decoders: DecoderProcess) ->
     assert decoders._process is not None
     os.kill(decoders._process.pid, signal.SIGKILL)
     np.testing.assert_array_equal(decode(decoders, frame(RLELossless)), PIXELS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_a_fork_that_ended_is_replaced(decoders: DecoderProcess, number: signal.Signals) -> None:
+    decode(decoders, frame(RLELossless))
+    before = decoders._process
+    (fork,) = forks(decoders)
+    fork.send_signal(number)
+    psutil.wait_procs([fork], timeout=10)
+    for shift in range(3):
+        encoded = encapsulate([get_encoder(RLELossless).encode(PIXELS + shift, **OPTIONS)], has_bot=False)
+        np.testing.assert_array_equal(decode(decoders, encoded), PIXELS + shift)
+    assert (decoders._process is before) == (number is not signal.SIGKILL)
+
+
+def test_a_decoder_that_hangs_ends_with_the_process_that_asked() -> None:
+    program = (
+        "import sys, time; from tests.unit.series.test_isolation import *; d = DecoderProcess().__enter__();"
+        "decode(d, frame(RLELossless)); print(d._process.pid, forks(d)[0].pid, flush=True); time.sleep(60)"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    with asking.stdout:
+        decoding = [psutil.Process(int(pid)) for pid in asking.stdout.readline().split()]
+    decoding[1].suspend()
+    asking.kill()
+    asking.wait()
+    assert psutil.wait_procs(decoding, timeout=10)[1] == []
 
 
 def test_a_frame_that_takes_too_long_is_lost_and_too_many_end_the_series(monkeypatch: pytest.MonkeyPatch) -> None:
