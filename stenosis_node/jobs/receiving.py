@@ -93,8 +93,8 @@ class Receiving(Database):
         touches: dict[int, Touch] = {}
         with self._writing_often("touch_many") as connection:
             clock = _Clock(self._now(connection, now), timedelta(seconds=quiet_period_s), timedelta(seconds=ceiling_s))
-            for study in sorted(by_study):  # one order of locks for all
-                indices = by_study[study]
+            for study in sorted(by_study):  # one order of locks for all, also where no job is there to be locked first
+                indices = sorted(by_study[study], key=lambda i: _uids(arrivals[i][0]))
                 group = [arrivals[i] for i in indices]
                 touches.update(zip(indices, self._touch_study(connection, study, group, clock), strict=True))
         return tuple(touches[i] for i in range(len(arrivals)))
@@ -286,6 +286,10 @@ def _of_file(received: ReceivedInstance) -> dict[str, Any]:
         "sha256": received.sha256,
         "calling_ae_title": received.calling_ae_title,
     }
+
+
+def _uids(received: ReceivedInstance) -> tuple[str, str]:
+    return received.series_instance_uid, received.sop_instance_uid
 
 
 def _is_mr(received: ReceivedInstance) -> bool:

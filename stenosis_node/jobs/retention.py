@@ -195,4 +195,6 @@ def _mark_orphans(connection: Connection, before: datetime, other_before: dateti
     mr = instance.c.sop_class_uid.in_(MR_CLASSES)
     old = (mr & (instance.c.received_at <= before)) | (~mr & (instance.c.received_at <= other_before))
     there = instance.c.job_id.is_(None) & instance.c.purged_at.is_(None)
-    connection.execute(update(instance).where(there, old).values(purged_at=now))
+    wanted = select(instance.c.id).where(there, old).with_for_update(skip_locked=True)  # it waits for no reception
+    for ids in _portions(connection.execute(wanted).scalars().all()):
+        connection.execute(update(instance).where(instance.c.id.in_(ids)).values(purged_at=now))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from stenosis_node.jobs import JobStore
 from stenosis_node.jobs.schema import job
 from tests.unit.jobs.conftest import Databases
-from tests.unit.jobs.drive import at, claimed_delivery, graded, instance
+from tests.unit.jobs.drive import CT, at, claimed_delivery, graded, instance
 
 FIRST, SECOND = "1.10", "1.2"
 """In the order of characters; a server that sorts numbers as numbers has it the other way round."""
@@ -107,6 +107,29 @@ def test_jobs_are_locked_in_the_order_of_their_studies(
         acting.start()
         _wait_for_a_waiting_transaction(store)
         _lock(connection, SECOND)  # nobody who waits for the first has it
+    acting.join(20)
+
+    assert not acting.is_alive()
+    assert failures == []
+
+
+def test_instances_without_a_job_are_inserted_in_one_order(store: JobStore) -> None:
+    arrivals = [(instance(number, study="7.7", sop_class=CT), False) for number in (2, 1)]
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            store.touch_many(arrivals, quiet_period_s=10, ceiling_s=100, now=at(60))
+        except Exception as error:
+            failures.append(error)
+
+    acting = threading.Thread(target=work)
+    with store._engine.begin() as connection:
+        for received, _ in reversed(arrivals):
+            assert store._add_instance(connection, received, None, conflict=False)
+            if not acting.is_alive():
+                acting.start()
+                _wait_for_a_waiting_transaction(store)
     acting.join(20)
 
     assert not acting.is_alive()
