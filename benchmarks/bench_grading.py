@@ -4,20 +4,22 @@ The plain reading of the paper is torchvision's ``fasterrcnn_resnet50_fpn`` as i
 time) with the same two classifiers in fp32. Each way runs in its own process, in turns, so that memory peaks are its
 own and a busy machine slows all of them; the best round of each counts.
 
-    python -m benchmarks.bench_grading [--bundle DIR] [--slices N] [--rounds N] [--json]
+    python -m benchmarks.bench_grading [--bundle DIR] [--slices N] [--rounds N] [--busy N] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 WAYS = ("pipeline", "same networks, fp32, one by one", "plain reading, 800 px, fp32, one by one")
 BUNDLE = Path(__file__).parents[1] / "deploy" / "bundles" / "phantom-1"
@@ -74,11 +76,17 @@ def _same_networks(bundle: Path) -> Callable[..., None]:
             with torch.inference_mode():
                 networks.locate([canvas.pixels.expand(3, -1, -1)])
                 center = image.shape[1] / 2, image.shape[0] / 2
-                patch = make_patch(image, center, manifest.patch_input).pixels[None, None]
-                networks.classify(patch)
-                networks.grade(patch)
+                patch = make_patch(image, center, manifest.patch_input).pixels
+                for network in (networks.classify, networks.grade):
+                    network(_seen_by(network, patch))
 
     return grade
+
+
+def _seen_by(network: Any, patch: Any) -> Any:
+    """A batch of one patch; the slice itself stands for its neighbours, which cost the same."""
+    n_channels = next(network.parameters()).shape[1]
+    return patch.expand(1, n_channels, -1, -1)
 
 
 def _plain_reading(bundle: Path) -> Callable[..., None]:
@@ -99,9 +107,9 @@ def _plain_reading(bundle: Path) -> Callable[..., None]:
             with torch.inference_mode():
                 detector([(image.pixels / image.pixels.max()).expand(3, -1, -1)])
                 center = image.shape[1] / 2, image.shape[0] / 2
-                patch = make_patch(image, center, manifest.patch_input).pixels[None, None]
-                networks.classify(patch)
-                networks.grade(patch)
+                patch = make_patch(image, center, manifest.patch_input).pixels
+                for network in (networks.classify, networks.grade):
+                    network(_seen_by(network, patch))
 
     return grade
 
@@ -118,9 +126,21 @@ def _in_own_process(way: str, bundle: Path, n_slices: int) -> dict[str, float]:
         "--slices",
         str(n_slices),
     ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+@contextlib.contextmanager
+def _busy(n: int) -> Iterator[None]:
+    """So many other programs that compute all the while."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
 
 
 def _compare(bundle: Path, n_slices: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -141,13 +161,14 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--busy", type=int, default=0, help="other programs that compute meanwhile")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
         print(json.dumps(measure(options.way, options.bundle, options.slices)))
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _busy(options.busy):
         bundle = options.bundle
         if not (bundle / "manifest.json").exists():
             from training.export import write_untrained_bundle
@@ -159,7 +180,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(results, indent=1))
         return
-    print(f"{options.slices} slices of {MATRIX} x {MATRIX} px, {FIELD_MM:g} mm; best of {options.rounds} rounds")
+    print(
+        f"{options.slices} slices of {MATRIX} x {MATRIX} px, {FIELD_MM:g} mm; best of {options.rounds} rounds; "
+        f"{options.busy} busy programs beside"
+    )
     print(f"{'way':44}{'slices/s':>10}{'pipeline is':>14}{'peak MB':>10}")
     for way, result in results.items():
         print(f"{way:44}{result['slices_per_s']:10.2f}{result['ratio']:12.1f} x{result['peak_mb']:10.0f}")

@@ -1,4 +1,4 @@
-"""The words of the node: enumerations and frozen dataclasses, on numpy and the standard library alone.
+"""The words of the node: enumerations and frozen dataclasses, on the standard library alone.
 
 Conventions, stated once and used everywhere
 --------------------------------------------
@@ -12,17 +12,31 @@ flipped or resampled copy. Positions and direction cosines are in the patient co
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Any, Final, Literal, Union, assert_never, cast, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    Union,
+    assert_never,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # most commands of the administrator start without it, in two thirds of the time
+    import numpy as np
+    import numpy.typing as npt
 
-Pixels = npt.NDArray[np.float32]
+Pixels: TypeAlias = "npt.NDArray[np.float32]"
 """float32 ``[rows, columns]``, arbitrary MR units after Modality LUT, MONOCHROME2 sense (bright is bright)."""
 
 Vector = tuple[float, float, float]
@@ -213,18 +227,19 @@ class SliceGeometry:
     @property
     def normal(self) -> Vector:
         """Unit normal, row x column direction; towards the head for the usual axial orientation."""
-        n = np.cross(self.row_direction, self.column_direction)
-        n = n / np.linalg.norm(n)
-        return float(n[0]), float(n[1]), float(n[2])
+        (rx, ry, rz), (cx, cy, cz) = self.row_direction, self.column_direction
+        x, y, z = ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx
+        length = math.hypot(x, y, z) or math.nan
+        return x / length, y / length, z / length
 
     def to_patient(self, x: float, y: float) -> Vector:
         """Patient coordinates (mm) of a point given in pixel edges of the stored image."""
-        p = (
-            np.asarray(self.position)
-            + np.asarray(self.row_direction) * (x - 0.5) * self.column_spacing_mm
-            + np.asarray(self.column_direction) * (y - 0.5) * self.row_spacing_mm
+        along_row, along_column = (x - 0.5) * self.column_spacing_mm, (y - 0.5) * self.row_spacing_mm
+        px, py, pz = (
+            at + row * along_row + column * along_column
+            for at, row, column in zip(self.position, self.row_direction, self.column_direction, strict=True)
         )
-        return float(p[0]), float(p[1]), float(p[2])
+        return px, py, pz
 
 
 @dataclass(frozen=True, slots=True)

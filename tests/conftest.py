@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    # Threads of torch that have no processor of their own wait by spinning: with two workers on two processors, and
+    # the processes that the tests start, tests of networks took three to six times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED_DATA = Path(os.environ.get("STENOSIS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Real MR files of public data sets, read in place; tests that need them skip when they are absent."""
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 from stenosis_node.domain import AxialSeries, AxialSlice, Decision, Pixels, SeriesDecision, SliceRef
 from stenosis_node.errors import PermanentError
@@ -23,7 +23,7 @@ log = logging.getLogger("stenosis_node.series")
 MAX_SERIES_PIXELS: Final = 1 << 28
 """Pixels kept of one series (1 GB as float32); a lumbar stack of 60 slices of 512 x 512 has 2 % of that."""
 
-_Outcome = tuple[Pixels | None, str | None]
+_Outcome: TypeAlias = "tuple[Pixels | None, str | None]"
 
 
 def read(

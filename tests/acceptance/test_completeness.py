@@ -23,9 +23,9 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, shipped: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
     """A node that delivers to the PACS and asks it; and a peer that is away."""
-    server = Node(tmp_path_factory.mktemp("node"), bundle, peers={"pacs": pacs.port}, port=node_port)
+    server = Node(tmp_path_factory.mktemp("node"), shipped, peers={"pacs": pacs.port}, port=node_port, networks=False)
     server.settings["peers.pacs"]["query"] = "get"
     server.settings["peers.gone"] = {
         "ae_title": "GONE", "host": "127.0.0.1", "port": free_port(), "query": "get", "results": False,

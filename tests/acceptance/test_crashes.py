@@ -14,6 +14,7 @@ from tests.acceptance.processes import Node, Orthanc, is_alive, send, wait_until
 from tests.acceptance.studies import Study
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
+NETWORKS = False
 
 RECEIVE = ["receive.put", "receive.committed"]
 GRADE = ["grade.claimed", "grade.read", "grade.found", "grade.composed", "grade.advanced"]

@@ -52,11 +52,15 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 @pytest.fixture(scope="module")
 def node(
-    tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, web: Orthanc, node_port: int
+    tmp_path_factory: pytest.TempPathFactory, shipped: Path, pacs: Orthanc, web: Orthanc, node_port: int
 ) -> Iterator[Node]:
     """A node that wants commitment from the PACS, and sends to a DICOMweb server and to a dead peer too."""
     server = Node(
-        tmp_path_factory.mktemp("node"), bundle, peers={"pacs": pacs.port, "dead": free_port()}, port=node_port
+        tmp_path_factory.mktemp("node"),
+        shipped,
+        peers={"pacs": pacs.port, "dead": free_port()},
+        port=node_port,
+        networks=False,
     )
     server.settings["peers.pacs"] |= {"commitment": True, "commitment_wait_s": 2.0}
     server.settings["peers.dead"] |= {"required": False, "max_attempts": 2}

@@ -37,11 +37,11 @@ def archive_port() -> int:
 
 @pytest.fixture(scope="module")
 def node(
-    tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, node_port: int, archive_port: int
+    tmp_path_factory: pytest.TempPathFactory, shipped: Path, pacs: Orthanc, node_port: int, archive_port: int
 ) -> Iterator[Node]:
     """Orthanc takes rejection notes; the archive is another peer that must have everything."""
     peers = {"pacs": pacs.port, "archive": archive_port}
-    server = Node(tmp_path_factory.mktemp("node"), bundle, peers=peers, port=node_port)
+    server = Node(tmp_path_factory.mktemp("node"), shipped, peers=peers, port=node_port, networks=False)
     server.settings["metrics"] = {"port": free_port()}
     server.settings["peers.pacs"]["rejection_notes"] = True
     server.start()

@@ -29,6 +29,7 @@ from tests.acceptance.processes import Node, Orthanc, send, wait_until
 from tests.acceptance.studies import AXIAL, Series, Study, computed_tomography
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
+NETWORKS = False
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 CT_PATIENT, CT_PATIENT_ID = "CTSECRET-0815", "CTID-4711"

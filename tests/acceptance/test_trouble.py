@@ -17,12 +17,13 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, bundle: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, shipped: Path, pacs: Orthanc, node_port: int) -> Iterator[Node]:
     """Three attempts, a tight time limit, and beside the PACS a peer that nobody ever answers for."""
     folder = tmp_path_factory.mktemp("node")
-    server = Node(folder, bundle, peers={"pacs": pacs.port, "dead": free_port()}, port=node_port)
-    server.settings["jobs"] |= {"max_attempts": 3, "grade_limit_s": 15.0}
+    server = Node(folder, shipped, peers={"pacs": pacs.port, "dead": free_port()}, port=node_port, networks=False)
+    server.settings["jobs"] |= {"max_attempts": 3, "grade_limit_s": 8.0}
     server.settings["peers.dead"] |= {"required": False}
+    server.restart_soon()
     server.start()
     yield server
     assert server.stop() == 0
@@ -89,10 +90,15 @@ def test_a_dead_peer_holds_up_no_other(node: Node, pacs: Orthanc, tmp_path: Path
 
 
 def test_sigterm_during_grading_gives_the_study_back_and_ends_in_seconds(
-    node: Node, pacs: Orthanc, tmp_path: Path
+    node: Node, bundle: Path, pacs: Orthanc, tmp_path: Path
 ) -> None:
+    assert node.stop() == 0
+    node.networks = True
+    node.settings["grading"]["bundle"] = str(bundle)
+    node.settings["jobs"]["grade_limit_s"] = 60.0
+    node.start()
     study = Study(tmp_path / "study")
-    study.axial(60)
+    study.axial(30)
     assert send(node.port, study.files).returncode == 0
     wait_until(lambda: [e for e in node.job(study.uid).events if e.kind == "claimed"], log=node.log)  # type: ignore[union-attr]
     children = [node.child_pid(role) for role in ("receive", "grade", "deliver")]
@@ -102,7 +108,6 @@ def test_sigterm_during_grading_gives_the_study_back_and_ends_in_seconds(
     assert time.monotonic() - begin < 12
     assert not any(map(is_alive, children))
 
-    node.settings["jobs"]["grade_limit_s"] = 60.0
     node.start()
     node.wait_state(study.uid, JobState.DELIVERED)
     assert len(pacs.reports(study.uid)) == 1

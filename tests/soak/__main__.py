@@ -172,7 +172,7 @@ def kills_within(seconds: float, kills: int, longest_s: float) -> Callable[[Roun
     """SIGKILLs; their time begins with the part."""
 
     def work(a_round: Round) -> None:
-        parts.restart_soon(a_round)
+        a_round.node.restart_soon()
         a_round.node.start()
         parts.kill_at_random(a_round, kills, until=time.monotonic() + seconds, longest_s=longest_s)
 

@@ -72,11 +72,6 @@ class CannotRun(Exception):
     """This machine or this user cannot do what a part needs."""
 
 
-def restart_soon(a_round: Round) -> None:
-    """A child that died starts again after half a second, however often it has died: from the next start of serve."""
-    a_round.node.environment["STENOSIS_SOAK_LONGEST_DELAY_S"] = "0.5"
-
-
 @contextlib.contextmanager
 def revived(a_round: Round) -> Iterator[None]:
     """Afterwards serve runs, whatever was done to it."""

@@ -27,7 +27,7 @@ from stenosis_node.jobs import EventKind, JobDetail, WithdrawalState
 from tests.acceptance.processes import wait_until
 from tests.acceptance.studies import Study
 from tests.soak.invariant import Bytes, check, settle
-from tests.soak.parts import Round, kill_at_points, restart_soon
+from tests.soak.parts import Round, kill_at_points
 from tests.soak.servers import Archive, SyslogServer
 
 LIMIT_S: Final = 360
@@ -807,7 +807,7 @@ NOT_HIT: Final = {
 def of_everything(a_round: Round) -> None:
     """A process dies at each failpoint that can be met."""
     node = a_round.node
-    restart_soon(a_round)
+    node.restart_soon()
     stage = Stage(a_round)
     stage.archive.start()
     stage.syslog.start()

@@ -23,13 +23,11 @@ from typing import Any
 import psutil
 
 from stenosis_node.jobs import JobDetail, JobStore
-from tests.acceptance.processes import CLI, Node, wait_until
+from tests.acceptance.processes import CLI, REPOSITORY, Node, wait_until
 from tests.conftest import free_port, require_tool
 from tests.unit.certificates import Authority
 
-REPOSITORY = Path(__file__).parents[2]
 BUNDLE = REPOSITORY / "deploy" / "bundles" / "phantom-1"
-STANDIN = Path(__file__).with_name("standin")
 
 
 class SoakNode(Node):
@@ -38,8 +36,7 @@ class SoakNode(Node):
     def __init__(
         self, folder: Path, pacs_port: int, *, database_url: str | None = None, fast_path: bool = True
     ) -> None:
-        super().__init__(folder, BUNDLE, peers={"pacs": pacs_port})
-        self.environment: dict[str, str] = {}
+        super().__init__(folder, BUNDLE, peers={"pacs": pacs_port}, networks=False)
         self.receive_before: tuple[str, ...] = ()
         self.settings["receive"] |= {"fast_path": fast_path, "max_associations_per_minute": 0}
         self.settings["jobs"] |= {"quiet_period_s": 1.0, "max_attempts": 10_000, "retry_cap_s": 2.0, "lease_s": 6.0}
@@ -84,9 +81,6 @@ class SoakNode(Node):
             if self._process is not None and self._process.poll() is None:
                 return True
         raise AssertionError(f"serve does not start: {self.log.read_text()[-2000:]}")
-
-    def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "PYTHONPATH": f"{STANDIN}:{REPOSITORY}", **self.environment}
 
     def findings(self, *arguments: str) -> list[dict[str, Any]]:
         """What ``fsck`` finds. AssertionError when it cannot say."""
