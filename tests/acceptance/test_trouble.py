@@ -98,7 +98,7 @@ def test_sigterm_during_grading_gives_the_study_back_and_ends_in_seconds(
     node.settings["jobs"]["grade_limit_s"] = 60.0
     node.start()
     study = Study(tmp_path / "study")
-    study.axial(30)
+    study.axial(12)
     assert send(node.port, study.files).returncode == 0
     wait_until(lambda: [e for e in node.job(study.uid).events if e.kind == "claimed"], log=node.log)  # type: ignore[union-attr]
     children = [node.child_pid(role) for role in ("receive", "grade", "deliver")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from training.recipes import Recipe, Stage
 
 log = logging.getLogger("stenosis_train")
 
+PROGRESS_S: Final = 10.0
 _BATCH: Final = 16
 _MOST_BOXES: Final = 100
 """Of a slice, as COCO's average precision counts them. The node's detector keeps one."""
@@ -116,11 +118,14 @@ def predict(chain: Chain, wanted: Wanted, *, fold: str = "", device: str = "auto
     """
     stages = Stages(chain.networks, chain.manifest, device=device, boxes_per_slice=_MOST_BOXES)
     rows: list[dict[str, Any]] = []
-    for seen, series in enumerate(_series_of(wanted), 1):
+    who = " ".join(filter(None, (chain.name, fold)))
+    said = time.monotonic()
+    for series in _series_of(wanted):
         for row in _predict_series(series, stages, chain.manifest, wanted):
             rows.append({**row, "model": chain.name, "reader": chain.reader, "fold": fold})
-        if seen % 25 == 0:
-            log.info("%s %s: predicted %d of %d slices", chain.name, fold, len(rows), len(wanted.keys))
+        if time.monotonic() - said > PROGRESS_S:
+            said = time.monotonic()
+            log.info("%s: predicted %d of %d slices", who, len(rows), len(wanted.keys))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
