@@ -256,6 +256,19 @@ def check_tls(config: Config) -> Iterator[Finding]:
         yield Finding(level, "private key", f"{key}: {readers} can read {path}", f"chmod 600 {path}")
 
 
+def check_audit(config: Config) -> Iterator[Finding]:
+    """The audit stream can be written, and reaches the syslog server."""
+    from stenosis_node.node.health import audit_problems
+
+    found = audit_problems(config)
+    for problem in found:
+        yield Finding(Level.FAIL, "audit", problem.sentence, problem.fix)
+    if not found:
+        audit = config.audit
+        server = f", and go to {audit.syslog_host} port {audit.syslog_port}" if audit.syslog_host else ""
+        yield Finding(Level.OK, "audit", f"messages are written to {config.audit_file}{server}")
+
+
 def check_peers(config: Config) -> Iterator[Finding]:
     """Each one echoes and takes what we make."""
     from stenosis_node import deliver

@@ -11,6 +11,7 @@ from stenosis_node.cli.checks import (
     Finding,
     Level,
     check_access,
+    check_audit,
     check_database,
     check_device,
     check_peers,
@@ -69,5 +70,6 @@ def _findings(config: ConfigPath, *, offline: bool) -> Iterator[Finding]:
     yield from check_port(settings)
     yield from check_access(settings)
     yield from check_tls(settings)
+    yield from check_audit(settings)
     if not offline:
         yield from check_peers(settings)

@@ -195,9 +195,17 @@ class NoDatabase(ConfigError):
 
 @contextmanager
 def open_store(config: Config) -> Iterator[JobStore]:
-    """The job database, which only `serve` creates. Raises NoDatabase when it is not there yet."""
-    if config.jobs.database_url is None and not (config.spool / "jobs.db").exists():
-        raise NoDatabase(f"{config.spool} holds no job database yet; start 'stenosis-node serve' once")
+    """The job database, which only `serve` creates. Raises NoDatabase when it is not there yet, ConfigError."""
+    if config.jobs.database_url is None:
+        try:
+            (config.spool / "jobs.db").stat()
+        except PermissionError:
+            raise ConfigError(
+                f"this user may not read {config.spool}; run the command as the user of the node, "
+                "such as with 'sudo -u stenosis-node'"
+            ) from None
+        except OSError:
+            raise NoDatabase(f"{config.spool} holds no job database yet; start 'stenosis-node serve' once") from None
     from stenosis_node.jobs import JobStore
 
     store = JobStore(config.database_url)

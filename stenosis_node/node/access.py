@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from stenosis_node.audit.syslog import client_context
 from stenosis_node.config import Config
 from stenosis_node.errors import ConfigError
 from stenosis_node.wire.tls import caller_context, certificates_end, peer_context, readers_of
@@ -36,6 +37,8 @@ def check_tls(config: Config) -> None:
     for name, peer in config.peers.items():
         if peer.tls:
             peer_context(peer, name)
+    if config.audit.syslog_host is not None:
+        client_context(config.audit)
 
 
 def describe_access(config: Config) -> str:
@@ -111,6 +114,8 @@ def _certificates(config: Config) -> Iterator[tuple[str, Path]]:
     for name, peer in config.peers.items():
         if peer.certificate is not None:
             yield f"peers.{name}.certificate", peer.certificate
+    if config.audit.syslog_certificate is not None:
+        yield "audit.syslog_certificate", config.audit.syslog_certificate
 
 
 def _keys(config: Config) -> Iterator[tuple[str, Path]]:
@@ -119,6 +124,8 @@ def _keys(config: Config) -> Iterator[tuple[str, Path]]:
     for name, peer in config.peers.items():
         if peer.key is not None:
             yield f"peers.{name}.key", peer.key
+    if config.audit.syslog_key is not None:
+        yield "audit.syslog_key", config.audit.syslog_key
 
 
 def _count(things: tuple[object, ...], one: str, many: str) -> str:

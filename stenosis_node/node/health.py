@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from stenosis_node.audit import unsent_since
@@ -137,7 +138,7 @@ def audit_problems(config: Config) -> tuple[Problem, ...]:
     """What keeps audit messages from being written, or from reaching the syslog server."""
     found = []
     file = config.audit_file
-    if file.parent.exists() and not os.access(file if file.exists() else file.parent, os.W_OK):
+    if not os.access(_nearest(file), os.W_OK):
         fix = "let the node's user write it; until then messages are held in memory, and commands are refused"
         found.append(Problem("audit", f"audit.file: {file} cannot be written", fix))
     since = unsent_since(config)
@@ -146,6 +147,18 @@ def audit_problems(config: Config) -> tuple[Problem, ...]:
         fix = "nothing is lost, they stay in the audit file; the log of 'serve' says why"
         found.append(Problem("audit", f"messages are not sent to {where} since {since:%Y-%m-%d %H:%M} UTC", fix))
     return tuple(found)
+
+
+def _nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the folder that it would be made in."""
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises in a folder of others
+        path = path.parent
+    return path
+
+
+def every_problem(status: NodeStatus, config: Config, *, free: int | None) -> tuple[Problem, ...]:
+    """What can be told without asking whether the node runs: jobs, peers and disk, certificates, audit stream."""
+    return (*problems(status, config, free=free), *certificate_problems(config), *audit_problems(config))
 
 
 def problems(status: NodeStatus, config: Config, *, free: int | None) -> tuple[Problem, ...]:

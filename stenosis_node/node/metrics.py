@@ -27,7 +27,7 @@ from stenosis_node.config import Config
 from stenosis_node.domain import BundleIdentity
 from stenosis_node.errors import ConfigError, NodeError
 from stenosis_node.jobs import JobStore, NodeStatus, PeerSummary
-from stenosis_node.node.health import PeerState, every_peer, free_bytes, peer_state, problems
+from stenosis_node.node.health import PeerState, every_peer, every_problem, free_bytes, peer_state
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -68,7 +68,7 @@ class StatusCollector(Collector):
         yield GaugeMetricFamily(f"{PREFIX}_database_up", "Whether the job database answers", 1)
         yield GaugeMetricFamily(
             f"{PREFIX}_problems", "What needs a human, as 'stenosis-node status' lists it",
-            len(problems(status, self._config, free=free)),
+            len(every_problem(status, self._config, free=free)),
         )  # fmt: skip
         yield from _jobs(status)
         yield from _peers(status, self._config)
@@ -199,7 +199,7 @@ def _health(config: Config, store: JobStore) -> tuple[bool, dict[str, Any]]:
     """
     free = free_bytes(config)
     try:
-        found = problems(store.status(), config, free=free)
+        found = every_problem(store.status(), config, free=free)
     except NodeError as error:
         return False, {"healthy": False, "problems": [{"about": "database", "sentence": str(error)}]}
     full = free is not None and free < config.receive.min_free_mb * 1_000_000

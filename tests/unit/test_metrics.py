@@ -21,6 +21,7 @@ from stenosis_node.errors import ConfigError
 from stenosis_node.jobs import JobStore
 from stenosis_node.node.metrics import metrics_server
 from tests.conftest import free_port
+from tests.unit.certificates import Authority
 from tests.unit.cli.conftest import deliver, grade, receive
 
 BUNDLE = BundleIdentity("phantom", "1", BundleStatus.DEMONSTRATION, "ab" * 32, "Made up for tests.")
@@ -130,6 +131,23 @@ def test_a_failed_job_a_dead_letter_and_a_pause_are_counted_at_once(node: Node) 
 
 def test_health_of_a_quiet_node(node: Node) -> None:
     assert node.health() == (200, {"healthy": True, "problems": []})
+
+
+def test_what_is_about_to_end_is_a_problem_here_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    old = authority.issue("old", not_before="20200101000000Z", not_after="20210101000000Z")
+    tls = {"certificate": str(old.certificate), "key": str(old.key), "client_ca": str(authority.ca)}
+    config = configuration(tmp_path, receive={"tls": tls})
+    config.spool.mkdir()
+    store = JobStore(config.database_url)
+    store.migrate()
+    with metrics_server(config, store, BUNDLE):
+        node = Node(config, store)
+        code, said = node.health()
+        counted = node.metrics()["problems"]
+    store.close()
+    assert (code, [problem["about"] for problem in said["problems"]]) == (200, ["certificate"])
+    assert counted == 1
 
 
 def test_a_node_that_cannot_receive_is_unavailable(tmp_path: Path) -> None:

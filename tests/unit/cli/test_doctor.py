@@ -283,3 +283,23 @@ def test_probe_of_an_unknown_peer_gives_3_and_names_the_known(run: Run, config: 
     done = run("probe", "psca", "-c", config)
     assert done.code == 3
     assert "known: pacs" in done.err
+
+
+def test_the_audit_stream_is_looked_at_before_serve_refuses_it(run: Run, ready: Path, tmp_path: Path) -> None:
+    assert finding(run("doctor", "-c", ready, "--json", "--offline"), "audit")["level"] == "ok"
+
+    authority = Authority(tmp_path / "authority")
+    old = authority.issue("old", not_before=PAST, not_after="20210101000000Z")
+    (tmp_path / "file").touch()
+    text = ready.read_text(encoding="utf-8")
+    syslog = f'syslog_host = "127.0.0.1"\nsyslog_ca_file = "{authority.ca}"\n'
+    ready.write_text(
+        f'{text}[audit]\n{syslog}syslog_certificate = "{old.certificate}"\nsyslog_key = "{old.key}"\n', encoding="utf-8"
+    )
+    done = run("doctor", "-c", ready, "--json", "--offline")
+    assert "go to 127.0.0.1 port 6514" in finding(done, "audit")["sentence"]
+    assert "audit.syslog_certificate" in finding(done, "certificate")["sentence"]
+    assert done.code == 1
+
+    ready.write_text(f'{text}[audit]\n{syslog.replace(str(authority.ca), str(tmp_path / "file"))}', encoding="utf-8")
+    assert "audit.syslog_ca_file" in finding(run("doctor", "-c", ready, "--json", "--offline"), "TLS")["sentence"]
