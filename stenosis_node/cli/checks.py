@@ -258,12 +258,13 @@ def check_tls(config: Config) -> Iterator[Finding]:
 
 def check_audit(config: Config) -> Iterator[Finding]:
     """The audit stream can be written, and reaches the syslog server."""
-    from stenosis_node.node.health import audit_problems
+    from stenosis_node.node.health import audit_file_problem, syslog_problem
 
-    found = audit_problems(config)
-    for problem in found:
+    if (problem := audit_file_problem(config)) is not None:
         yield Finding(Level.FAIL, "audit", problem.sentence, problem.fix)
-    if not found:
+    elif (problem := syslog_problem(config)) is not None:  # no reason not to start
+        yield Finding(Level.WARN, "audit", problem.sentence, problem.fix)
+    else:
         audit = config.audit
         server = f", and go to {audit.syslog_host} port {audit.syslog_port}" if audit.syslog_host else ""
         yield Finding(Level.OK, "audit", f"messages are written to {config.audit_file}{server}")

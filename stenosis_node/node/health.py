@@ -136,17 +136,26 @@ def certificate_problems(config: Config) -> tuple[Problem, ...]:
 
 def audit_problems(config: Config) -> tuple[Problem, ...]:
     """What keeps audit messages from being written, or from reaching the syslog server."""
-    found = []
+    return tuple(filter(None, (audit_file_problem(config), syslog_problem(config))))
+
+
+def audit_file_problem(config: Config) -> Problem | None:
+    """The audit file cannot be written by this user."""
     file = config.audit_file
-    if not os.access(_nearest(file), os.W_OK):
-        fix = "let the node's user write it; until then messages are held in memory, and commands are refused"
-        found.append(Problem("audit", f"audit.file: {file} cannot be written", fix))
+    if os.access(_nearest(file), os.W_OK):
+        return None
+    fix = "let the node's user write it; until then messages are held in memory, and commands are refused"
+    return Problem("audit", f"audit.file: {file} cannot be written", fix)
+
+
+def syslog_problem(config: Config) -> Problem | None:
+    """The syslog server has not taken the messages for a while."""
     since = unsent_since(config)
-    if since is not None and datetime.now(UTC) - since > UNSENT:
-        where = f"{config.audit.syslog_host} port {config.audit.syslog_port}"
-        fix = "nothing is lost, they stay in the audit file; the log of 'serve' says why"
-        found.append(Problem("audit", f"messages are not sent to {where} since {since:%Y-%m-%d %H:%M} UTC", fix))
-    return tuple(found)
+    if since is None or datetime.now(UTC) - since <= UNSENT:
+        return None
+    where = f"{config.audit.syslog_host} port {config.audit.syslog_port}"
+    fix = "nothing is lost, they stay in the audit file; the log of 'serve' says why"
+    return Problem("audit", f"messages are not sent to {where} since {since:%Y-%m-%d %H:%M} UTC", fix)
 
 
 def _nearest(path: Path) -> Path:

@@ -20,10 +20,12 @@ from stenosis_node.cli.app import app
 from stenosis_node.cli.init import render
 from stenosis_node.cli.outcome import ExitCode
 from stenosis_node.config import Config, Peer, load
+from training.cli import app as train_app
 
 ROOT = Path(__file__).parents[2]
 NODE_TOML = ROOT / "deploy" / "node.toml"
 GROUP: Any = typer.main.get_command(app)
+TRAIN: Any = typer.main.get_command(train_app)
 
 
 def read(path: str) -> str:
@@ -40,23 +42,38 @@ def sections(text: str) -> dict[str, str]:
 
 
 CLI = sections(read("docs/cli.md"))
+TRAIN_CLI = sections(read("docs/train-cli.md"))
 
 
-def test_every_verb_has_a_section_and_every_section_a_verb() -> None:
-    assert list(CLI) == list(GROUP.commands)
+@pytest.mark.parametrize(("page", "group"), [(CLI, GROUP), (TRAIN_CLI, TRAIN)], ids=["node", "train"])
+def test_every_verb_has_a_section_and_every_section_a_verb(page: dict[str, str], group: Any) -> None:
+    assert list(page) == list(group.commands)
+
+
+def documented(section: str) -> set[str]:
+    """Options in the first column of its tables."""
+    table = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {option for cell in table for option in re.findall(r"--?[a-z][a-z-]*", cell)}
+
+
+def options_of(command: Any) -> set[str]:
+    """Every spelling of its options."""
+    return {
+        option
+        for parameter in command.params
+        if parameter.param_type_name == "option" and parameter.name != "help"
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 @pytest.mark.parametrize("verb", sorted(GROUP.commands))
 def test_every_option_of_a_verb_is_documented_and_no_other(verb: str) -> None:
-    there = {
-        option
-        for parameter in GROUP.commands[verb].params
-        if parameter.param_type_name == "option" and parameter.name != "help"
-        for option in parameter.opts
-    }
-    table = [line.split("|")[1] for line in CLI[verb].splitlines() if line.startswith("| `")]
-    documented = {option for cell in table for option in re.findall(r"--?[a-z][a-z-]*", cell)}
-    assert documented == there
+    assert documented(CLI[verb]) == options_of(GROUP.commands[verb])
+
+
+@pytest.mark.parametrize("verb", sorted(TRAIN.commands))
+def test_every_option_of_training_is_documented_and_no_other(verb: str) -> None:
+    assert documented(TRAIN_CLI[verb]) == options_of(TRAIN.commands[verb])
 
 
 @pytest.mark.parametrize("verb", sorted(set(GROUP.commands) - {"serve", "init"}))
@@ -194,7 +211,7 @@ def test_every_verb_and_option_that_is_named_exists(document: str) -> None:
     text = read(document)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for line in (*commands(text), *re.findall(r"`([^`\n]+)`", prose)):
-        for verb, rest in re.findall(r"(?<![\"\w])stenosis-node ([a-z]+)([^|&;]*)", line):
+        for verb, rest in re.findall(r"(?<![\"\w])stenosis-node (?!stenosis-)([a-z]+)([^|&;]*)", line):
             assert verb in GROUP.commands, line
             options = {option for parameter in GROUP.commands[verb].params for option in parameter.opts} | {"--help"}
             assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= options, line

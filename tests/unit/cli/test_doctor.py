@@ -301,5 +301,5 @@ def test_the_audit_stream_is_looked_at_before_serve_refuses_it(run: Run, ready: 
     assert "audit.syslog_certificate" in finding(done, "certificate")["sentence"]
     assert done.code == 1
 
-    ready.write_text(f'{text}[audit]\n{syslog.replace(str(authority.ca), str(tmp_path / "file"))}', encoding="utf-8")
+    ready.write_text(f"{text}[audit]\n{syslog.replace(str(authority.ca), str(tmp_path / 'file'))}", encoding="utf-8")
     assert "audit.syslog_ca_file" in finding(run("doctor", "-c", ready, "--json", "--offline"), "TLS")["sentence"]
