@@ -93,7 +93,7 @@ class Receiving(Database):
         touches: dict[int, Touch] = {}
         with self._writing_often("touch_many") as connection:
             clock = _Clock(self._now(connection, now), timedelta(seconds=quiet_period_s), timedelta(seconds=ceiling_s))
-            for study in sorted(by_study):  # one order of locks for all, also where no job is there to be locked first
+            for study in sorted(by_study):  # one order of locks for jobs, and for instances that have none
                 indices = sorted(by_study[study], key=lambda i: _uids(arrivals[i][0]))
                 group = [arrivals[i] for i in indices]
                 touches.update(zip(indices, self._touch_study(connection, study, group, clock), strict=True))
@@ -189,7 +189,8 @@ class Receiving(Database):
         if job_id is not None:
             adopted, size = _adopt_orphans(connection, job_id, study)
             set_job(connection, job_id, n_instances=adopted, n_bytes=size)
-            sender = next(received.calling_ae_title for received, _ in group if _is_mr(received))
+            first = min((received for received, _ in group if _is_mr(received)), key=lambda one: one.received_at)
+            sender = first.calling_ae_title
             add_event(connection, job_id, clock.now, EventKind.OPENED, f"first MR instance received from {sender}")
         row = self._job_of.execute(connection, {"study": study})
         assert row is not None  # noqa: S101  inserted here, or by the process that was faster

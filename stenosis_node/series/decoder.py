@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import resource
 import signal
@@ -28,45 +29,68 @@ PR_SET_PDEATHSIG: Final = 1
 def main() -> None:
     """Serve requests: options of pydicom and an encapsulated frame, to dtype, shape and pixels, or an error.
 
-    An answer has the number of its request. A fork that ended is told of with its exit code, and without a number.
+    A fork that ends inside of a decode is answered for with its exit code, and replaced. When it ends elsewhere, nobody
+    knows what is left in the pipes, and the process ends too. SIGTERM ends both.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _end_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # some libraries print to stdout
+    decoding = mmap.mmap(-1, 1)  # shared with the forks: 1 inside of a decode
+    fork = 0
+
+    def end_both(*_: object) -> None:
+        """It is reaped by the wait below: where nobody else does, as in a container, it would stay as a zombie."""
+        if fork:
+            os.kill(fork, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end_both)
     write_message(answers, {}, b"")  # ready
     supervisor = os.getpid()
     while True:
-        child = os.fork()
-        if not child:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        fork = os.fork()
+        if not fork:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if not fork:
             try:
                 _end_with_parent()
                 if os.getppid() == supervisor:
-                    _serve(answers)
+                    _serve(answers, decoding)
                     os._exit(0)
             finally:
                 os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code in (0, -signal.SIGKILL):  # all is done, or it was ended from outside, perhaps inside of a request
-            sys.exit(code and 1)
+        code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+        fork = 0
+        if code in (0, -signal.SIGKILL) or not decoding[0]:
+            sys.exit(code if code >= 0 else 128 - code)
+        decoding[0] = 0
         write_message(answers, {"ended": code}, b"")
 
 
-def _serve(answers: BinaryIO) -> None:
+def _serve(answers: BinaryIO, decoding: mmap.mmap) -> None:
     while (request := read_message(sys.stdin.buffer)) is not None:
         head, encoded = request
-        number = head["number"]
-        try:
-            array, _ = get_decoder(head["syntax"]).as_array(
-                encoded, index=0, raw=True, decoding_plugin=head["plugin"], **head["options"]
-            )
-            found = {"number": number, "dtype": array.dtype.str, "shape": array.shape}
-            write_message(answers, found, array.tobytes())
-        except MemoryError:
-            write_message(answers, {"number": number, "error": "more memory is needed than a frame may take"}, b"")
-        except Exception as error:  # noqa: BLE001  decoders fail in their own ways on hostile bytes
-            write_message(answers, {"number": number, "error": short(error)}, b"")
+        del request
+        decoding[0] = 1
+        answer, pixels = _decode(head, encoded)
+        decoding[0] = 0
+        write_message(answers, answer, pixels)
+        del encoded, pixels  # not to be held beside the next one
+
+
+def _decode(head: dict[str, Any], encoded: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        array, _ = get_decoder(head["syntax"]).as_array(
+            encoded, index=0, raw=True, decoding_plugin=head["plugin"], **head["options"]
+        )
+        return {"dtype": array.dtype.str, "shape": array.shape}, array.tobytes()
+    except MemoryError:
+        return {"error": "more memory is needed than a frame may take"}, b""
+    except Exception as error:  # noqa: BLE001  decoders fail in their own ways on hostile bytes
+        return {"error": short(error)}, b""
 
 
 def _end_with_parent() -> None:

@@ -24,6 +24,8 @@ from stenosis_node.series.decoder import LENGTHS, read_message, write_message
 LIMIT_S: Final = 20.0
 """Longest time for one frame; a frame of 4096 x 4096 pixels takes about a second."""
 START_LIMIT_S: Final = 120.0
+STOP_S: Final = 5.0
+"""For the process to end; it does nothing but wait."""
 MAX_TIMEOUTS: Final = 5
 """After so many frames that took too long, the other compressed frames of a series are given up too."""
 ATTEMPTS: Final = 2
@@ -53,7 +55,6 @@ class DecoderProcess:
     def __init__(self, *, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
         self._timeouts = 0
-        self._n_asked = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DecoderProcess:
@@ -91,16 +92,13 @@ class DecoderProcess:
             _message(self._process, START_LIMIT_S)
         assert self._process.stdin is not None  # noqa: S101  PIPE was asked for
         try:
-            self._n_asked += 1
-            write_message(cast(BinaryIO, self._process.stdin), {**request, "number": self._n_asked}, encoded)
+            write_message(cast(BinaryIO, self._process.stdin), request, encoded)
         except OSError as error:
             raise _Ended from error
-        while True:
-            answer, pixels = _message(self._process, self._limit_s)
-            if "ended" in answer:
-                raise _Ended(answer["ended"])
-            if answer["number"] == self._n_asked:  # else of a request that was given up: a fork had died before it
-                return answer, pixels
+        answer, pixels = _message(self._process, self._limit_s)
+        if "ended" in answer:
+            raise _Ended(answer["ended"])
+        return answer, pixels
 
     def _end(self) -> int:
         """Exit code of the process; negative when a signal ended it."""
@@ -111,8 +109,12 @@ class DecoderProcess:
         try:
             code = process.wait(0.5 if process.poll() is None and _is_at_end(process.stdout.fileno()) else 0)
         except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+            process.terminate()  # it ends and reaps its fork
+            try:
+                code = process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
         process.stdout.close()
         with contextlib.suppress(OSError):  # what was written last is still in the buffer
             process.stdin.close()

@@ -107,6 +107,10 @@ def test_sigterm_during_grading_gives_the_study_back_and_ends_in_seconds(
     assert node.stop() == 0
     assert time.monotonic() - begin < 12
     assert not any(map(is_alive, children))
+    given_back = node.job(study.uid)
+    assert given_back is not None
+    assert given_back.job.state is JobState.RECEIVED
+    assert "graded" not in [event.kind for event in given_back.events]
 
     node.start()
     node.wait_state(study.uid, JobState.DELIVERED)

@@ -37,10 +37,16 @@ def read_together(paths: list[Path]) -> Counter[str]:
     """What became of files that are read like a study. Raises what must not be raised."""
     found = scan(paths)
     pieces = [piece for series in found.series for piece in series.slices]
-    counts = Counter("pixels" if pixels is not None else "undecodable" for _, (pixels, _) in decode(pieces))
+    counts = Counter(_outcome(pixels is not None, why) for _, (pixels, why) in decode(pieces))
     counts["unreadable"] = len(found.unreadable)
     counts["no image"] = max(0, len(paths) - counts.total())
     return counts
+
+
+def _outcome(is_decoded: bool, why: str | None) -> str:
+    if is_decoded:
+        return "pixels"
+    return "given up" if "for other slices" in (why or "") else "undecodable"
 
 
 def _work(rounds: Connection, seed: int) -> None:
