@@ -14,11 +14,11 @@ from importlib.metadata import version as package_version
 from importlib.util import find_spec
 from pathlib import Path
 
-from stenosis_node.cli.jobs import open_store
+from stenosis_node.cli.jobs import NoDatabase, open_store
 from stenosis_node.config import Config, Peer
 from stenosis_node.domain import BundleIdentity, BundleStatus
 from stenosis_node.errors import ConfigError, NodeError
-from stenosis_node.spool import holder, least_free_bytes
+from stenosis_node.spool import holder, least_free_bytes, nearest
 
 REINSTALL = "fill the environment again with 'make setup', or install requirements/lock.txt"
 CODECS = {
@@ -114,14 +114,14 @@ def _weights(bundle: BundleIdentity) -> Finding:
 def check_spool(config: Config) -> Iterator[Finding]:
     """Writable, on a local disk, with room."""
     spool = config.spool
-    place = next(folder for folder in (spool, *spool.absolute().parents) if folder.exists())
+    place = nearest(spool)
     if not place.is_dir():
         fix = "choose another folder with the key spool"
         yield Finding(Level.FAIL, "spool", f"{spool} cannot be made: {place} is a file, not a folder", fix)
     elif not os.access(place, os.W_OK | os.X_OK):
         fix = f"let this user write to {place}, or choose another folder with the key spool"
         yield Finding(Level.FAIL, "spool", f"{spool} cannot be written: no permission for {place}", fix)
-    elif place != spool:
+    elif place != spool.absolute():
         yield Finding(Level.OK, "spool", f"{spool} does not exist yet; serve creates it")
     else:
         yield Finding(Level.OK, "spool", f"{spool} is writable")
@@ -129,7 +129,12 @@ def check_spool(config: Config) -> Iterator[Finding]:
     if kind in REMOTE_FILE_SYSTEMS:
         fix = "choose a folder on a local disk with the key spool"
         yield Finding(Level.FAIL, "spool disk", f"{place} is on {kind}, where locks and fsync are not reliable", fix)
-    free_mb = least_free_bytes((place, *config.written_folders)) // 1_000_000
+    try:
+        free_mb = least_free_bytes((place, *config.written_folders)) // 1_000_000
+    except OSError as error:
+        fix = "run the command as the user of the node"
+        yield Finding(Level.FAIL, "free space", f"{error.filename} cannot be looked at: {error.strerror}", fix)
+        return
     if free_mb < config.receive.min_free_mb:
         fix = f"free space: below receive.min_free_mb = {config.receive.min_free_mb} nothing is received"
         yield Finding(Level.FAIL, "free space", f"{free_mb} MB free", fix)
@@ -159,11 +164,8 @@ def check_database(config: Config) -> Iterator[Finding]:
     try:
         with open_store(config) as store:
             status = store.status()
-    except ConfigError as error:
-        if config.jobs.database_url is None and not (config.spool / "jobs.db").exists():
-            yield Finding(Level.OK, "database", "SQLite in the spool; serve creates it")
-        else:
-            yield Finding(Level.FAIL, "database", str(error), "check jobs.database_url and that the server runs")
+    except NoDatabase:
+        yield Finding(Level.OK, "database", "SQLite in the spool; serve creates it")
     except NodeError as error:
         yield Finding(Level.FAIL, "database", str(error), "check jobs.database_url and that the server runs")
     else:

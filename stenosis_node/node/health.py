@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from stenosis_node.audit import unsent_since
 from stenosis_node.config import Config
 from stenosis_node.jobs import NodeStatus, PeerSummary
 from stenosis_node.node.access import own_certificates
-from stenosis_node.spool import least_free_bytes
+from stenosis_node.spool import least_free_bytes, nearest
 
 FAILING_S: Final = 120.0
 """A peer whose deliveries have failed for less than this, the time of a restart, is not reported."""
@@ -142,7 +141,7 @@ def audit_problems(config: Config) -> tuple[Problem, ...]:
 def audit_file_problem(config: Config) -> Problem | None:
     """The audit file cannot be written by this user."""
     file = config.audit_file
-    if os.access(_nearest(file), os.W_OK):
+    if os.access(nearest(file), os.W_OK):
         return None
     fix = "let the node's user write it; until then messages are held in memory, and commands are refused"
     return Problem("audit", f"audit.file: {file} cannot be written", fix)
@@ -156,13 +155,6 @@ def syslog_problem(config: Config) -> Problem | None:
     where = f"{config.audit.syslog_host} port {config.audit.syslog_port}"
     fix = "nothing is lost, they stay in the audit file; the log of 'serve' says why"
     return Problem("audit", f"messages are not sent to {where} since {since:%Y-%m-%d %H:%M} UTC", fix)
-
-
-def _nearest(path: Path) -> Path:
-    """What is there of a path: itself, or the folder that it would be made in."""
-    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises in a folder of others
-        path = path.parent
-    return path
 
 
 def every_problem(status: NodeStatus, config: Config, *, free: int | None) -> tuple[Problem, ...]:

@@ -1,7 +1,7 @@
 """The program of the decoding process, started by :mod:`stenosis_node.series.isolation`.
 
 Decodes one frame per request until stdin ends. It imports nothing of the node: it starts for every series. What decodes
-is a fork of it; when a frame takes that along, the next fork is there in milliseconds, while a start takes a second.
+is a fork of it; when a frame takes that along, there is another at once, while a start takes most of a second.
 """
 
 from __future__ import annotations

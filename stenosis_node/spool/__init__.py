@@ -15,7 +15,7 @@ left behind.
 from __future__ import annotations
 
 from stenosis_node.spool.documents import documents_in
-from stenosis_node.spool.files import Chunk, least_free_bytes
+from stenosis_node.spool.files import Chunk, least_free_bytes, nearest
 from stenosis_node.spool.looking import Leftovers, holder, instances_in, leftovers
 from stenosis_node.spool.quarantine import Cleared, clear_quarantine
 from stenosis_node.spool.store import UID, Arriving, PutOutcome, PutResult, Spool
@@ -35,4 +35,5 @@ __all__ = [
     "instances_in",
     "least_free_bytes",
     "leftovers",
+    "nearest",
 ]

@@ -185,6 +185,14 @@ def measure(path: Path) -> tuple[int, str]:
         return file.tell(), digest.hexdigest()
 
 
+def nearest(path: Path) -> Path:
+    """What this user can see of a path: itself, or the folder that it would be made in."""
+    path = path.absolute()
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises in a folder of others
+        path = path.parent
+    return path
+
+
 def least_free_bytes(folders: Iterable[Path]) -> int:
     """Space that is left for this user on the fullest of the disks that hold these folders. OSError without any.
 

@@ -68,7 +68,9 @@ def holder(root: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise TransientError(f"{root / LOCK} cannot be read: {error.strerror}") from error
+        raise TransientError(
+            f"{root / LOCK} cannot be read ({error.strerror}): run the command as the user of the node"
+        ) from error
     try:
         return None if lock(descriptor, fcntl.LOCK_SH) else owner(descriptor)
     finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,3 +306,18 @@ def test_the_audit_stream_is_looked_at_before_serve_refuses_it(run: Run, ready: 
 
     ready.write_text(f"{text}[audit]\n{syslog.replace(str(authority.ca), str(tmp_path / 'file'))}", encoding="utf-8")
     assert "audit.syslog_ca_file" in finding(run("doctor", "-c", ready, "--json", "--offline"), "TLS")["sentence"]
+
+
+@pytest.mark.parametrize("verb", ["jobs", "status", "doctor --offline", "fsck"])
+def test_a_spool_of_another_user_is_named_with_what_to_do(ready: Path, tmp_path: Path, verb: str) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir(exist_ok=True)
+    spool.chmod(0)
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*without, sys.executable, "-m", "stenosis_node", *verb.split(), "-c", str(ready)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    spool.chmod(0o700)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode in (1, 2), said
+    assert "as the user of the node" in said
+    assert "Traceback" not in said

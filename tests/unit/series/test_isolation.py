@@ -67,6 +67,7 @@ def test_a_frame_the_decoder_refuses_says_why(decoders: DecoderProcess) -> None:
 
 def test_a_frame_that_makes_the_decoder_panic_is_lost_alone(decoders: DecoderProcess) -> None:
     """Two segments of zeros that are longer than the image: the plugin for RLE writes beyond its end, and panics."""
+    decode(decoders, frame(RLELossless))
     before = decoders._process
     segment = b"\x81\0" * (SIDE * SIDE // 128 + 3)
     header = np.array([2, 64, 64 + len(segment), *[0] * 13], dtype="<u4").tobytes()
